@@ -1,0 +1,15 @@
+// 64-bit xxHash (XXH3) of bytes: checksums of files, streams of random numbers. Not cryptographic.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+namespace xmoe {
+
+std::uint64_t hash64(const void* data, std::size_t bytes, std::uint64_t seed = 0);
+inline std::uint64_t hash64(std::string_view text, std::uint64_t seed = 0) {
+  return hash64(text.data(), text.size(), seed);
+}
+
+}  // namespace xmoe

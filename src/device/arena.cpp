@@ -1,0 +1,88 @@
+#include "device/arena.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace xmoe {
+
+namespace {
+constexpr std::size_t kAlignment = 64;                    // a cache line: tensors never share one
+constexpr std::size_t kFirstChunk = std::size_t{1} << 16;  // small, since tests make many arenas
+
+std::size_t align(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+}  // namespace
+
+std::string_view name_of(MemoryTag tag) {
+  switch (tag) {
+    case MemoryTag::parameters: return "parameters";
+    case MemoryTag::gradients: return "gradients";
+    case MemoryTag::optimizer: return "optimizer";
+    case MemoryTag::saved: return "saved activations";
+    case MemoryTag::workspace: return "workspace";
+    case MemoryTag::communication: return "communication";
+  }
+  return "unknown";
+}
+
+Arena::~Arena() {
+  for (const auto& chunk : chunks_) device_free(device_, chunk.data);
+}
+
+Tensor Arena::zeros(DType dtype, const Shape& shape) {
+  Tensor t = tensor(dtype, shape);
+  if (!device_.is_cpu()) fail_not_built("zero fill", device_);
+  std::memset(t.raw(), 0, t.bytes());
+  return t;
+}
+
+void Arena::add_chunk(std::size_t bytes) {
+  // Growing by half of what is held keeps the number of chunks logarithmic.
+  const std::size_t size = std::max({bytes, reserved() / 2, kFirstChunk});
+  chunks_.push_back({static_cast<std::byte*>(device_allocate(device_, size)), size, 0});
+  ++device_allocations_;
+}
+
+void* Arena::allocate(std::size_t bytes) {
+  const std::size_t size = align(bytes);
+  if (chunks_.empty()) add_chunk(size);
+  if (offset_ + size > chunks_[current_].size) {
+    chunks_[current_].used = offset_;
+    // A later chunk left over from before a rewind may be too small for this request: drop it and those behind it.
+    if (current_ + 1 < chunks_.size() && chunks_[current_ + 1].size < size) {
+      for (std::size_t i = current_ + 1; i < chunks_.size(); ++i) device_free(device_, chunks_[i].data);
+      chunks_.resize(current_ + 1);
+    }
+    if (current_ + 1 == chunks_.size()) add_chunk(size);
+    ++current_;
+    offset_ = 0;
+  }
+  std::byte* data = chunks_[current_].data + offset_;
+  offset_ += size;
+  high_water_ = std::max(high_water_, in_use());
+  return data;
+}
+
+void Arena::rewind(const Mark& mark) {
+  current_ = mark.chunk;
+  offset_ = mark.offset;
+  if (current_ == 0 && offset_ == 0 && chunks_.size() > 1) {
+    const std::size_t total = reserved();
+    for (const auto& chunk : chunks_) device_free(device_, chunk.data);
+    chunks_.clear();
+    add_chunk(total);
+  }
+}
+
+std::size_t Arena::in_use() const {
+  std::size_t bytes = offset_;
+  for (std::size_t i = 0; i < current_; ++i) bytes += chunks_[i].used;
+  return bytes;
+}
+
+std::size_t Arena::reserved() const {
+  std::size_t bytes = 0;
+  for (const auto& chunk : chunks_) bytes += chunk.size;
+  return bytes;
+}
+
+}  // namespace xmoe

@@ -1,0 +1,78 @@
+// Arena: stack-like memory of one device with a tag. Allocation moves a pointer; rewind() gives back all that was
+// allocated since a mark. When it runs out it adds a chunk; when it next becomes empty the chunks are merged into one, so
+// that after warm-up a training step allocates nothing and every byte in use has a name.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "device/tensor.h"
+
+namespace xmoe {
+
+enum class MemoryTag : std::uint8_t { parameters, gradients, optimizer, saved, workspace, communication };
+std::string_view name_of(MemoryTag tag);
+
+class Arena {
+ public:
+  Arena(Device device, MemoryTag tag) : device_(device), tag_(tag) {}
+  ~Arena();
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+
+  // Uninitialised memory.
+  Tensor tensor(DType dtype, const Shape& shape) { return {allocate(bytes_of(dtype, shape)), dtype, shape, device_}; }
+  Tensor zeros(DType dtype, const Shape& shape);
+  void* allocate(std::size_t bytes);
+
+  struct Mark {
+    std::size_t chunk = 0;
+    std::size_t offset = 0;
+  };
+  Mark mark() const { return {current_, offset_}; }
+  void rewind(const Mark& mark);
+  void clear() { rewind({}); }
+
+  const Device& device() const { return device_; }
+  MemoryTag tag() const { return tag_; }
+  std::size_t in_use() const;
+  std::size_t high_water() const { return high_water_; }  // most bytes in use at once
+  std::size_t reserved() const;                           // bytes held from the device
+  std::int64_t device_allocations() const { return device_allocations_; }  // how often the device was asked for memory
+
+ private:
+  struct Chunk {
+    std::byte* data;
+    std::size_t size;
+    std::size_t used;  // at the time the next chunk was begun
+  };
+  static std::size_t bytes_of(DType dtype, const Shape& shape) {
+    return static_cast<std::size_t>(shape.numel()) * size_of(dtype);
+  }
+  void add_chunk(std::size_t bytes);
+
+  Device device_;
+  MemoryTag tag_;
+  std::vector<Chunk> chunks_;
+  std::size_t current_ = 0;
+  std::size_t offset_ = 0;
+  std::size_t high_water_ = 0;
+  std::int64_t device_allocations_ = 0;
+};
+
+// Gives back on leaving a scope all that the arena handed out within it.
+class ArenaScope {
+ public:
+  explicit ArenaScope(Arena& arena) : arena_(arena), mark_(arena.mark()) {}
+  ~ArenaScope() { arena_.rewind(mark_); }
+  ArenaScope(const ArenaScope&) = delete;
+  ArenaScope& operator=(const ArenaScope&) = delete;
+
+ private:
+  Arena& arena_;
+  Arena::Mark mark_;
+};
+
+}  // namespace xmoe

@@ -1,0 +1,22 @@
+// Movement of rows between token order and routed order.
+#pragma once
+
+#include "device/context.h"
+#include "device/tensor.h"
+
+namespace xmoe {
+
+// out[i] = x[index[i]]; f32 or bf16.
+void gather_rows(const Context& ctx,
+                 const Tensor& x,      // [T, H]
+                 const Tensor& index,  // [B] i32 in [0, T)
+                 const Tensor& out);   // [B, H]
+
+// out[t] = sum over slots j in order of rows[index[t, j]]; negative entries (dropped assignments) contribute nothing. Sums in f32, rounded
+// once. A gather and not a scatter: no atomics, and the same order every time.
+void combine_rows(const Context& ctx,
+                  const Tensor& rows,   // [B, H]
+                  const Tensor& index,  // [T, k] i32 in [-1, B)
+                  const Tensor& out);   // [T, H]
+
+}  // namespace xmoe

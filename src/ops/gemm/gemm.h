@@ -1,0 +1,30 @@
+// Dense matrix products, from the vendor's library.
+//
+//   gemm: C = op(A) op(B), or C += op(A) op(B)      op(X) = X or X^T
+//
+// A and B have one dtype (f32 or bf16); C is of that dtype or f32; sums are f32. Zero-sized M, N or K are ordinary: K = 0 gives
+// zeros (or leaves C as it is when accumulating).
+#pragma once
+
+#include <cstdint>
+
+#include "device/context.h"
+#include "device/tensor.h"
+
+namespace xmoe {
+
+enum class Transpose : bool { no, yes };
+
+struct GemmOptions {
+  Transpose a = Transpose::no;
+  Transpose b = Transpose::no;
+  bool accumulate = false;
+};
+
+void gemm(const Context& ctx,
+          const Tensor& a,  // [M, K], or [K, M] transposed
+          const Tensor& b,  // [K, N], or [N, K] transposed
+          const Tensor& c,  // [M, N]
+          const GemmOptions& options);
+
+}  // namespace xmoe

@@ -1,0 +1,30 @@
+// One matrix product on the calling CPU thread: the piece from which CPU ops that own their threads (grouped GEMM, attention, the
+// fused loss) are built. Row-major with leading dimensions; the same contract as gemm.h.
+#pragma once
+
+#include <cstdint>
+
+#include "base/dtype.h"
+#include "ops/gemm/gemm.h"
+
+namespace xmoe {
+
+struct GemmTile {
+  std::int64_t m = 0, n = 0, k = 0;
+  const void* a = nullptr;
+  std::int64_t lda = 0;
+  const void* b = nullptr;
+  std::int64_t ldb = 0;
+  void* c = nullptr;
+  std::int64_t ldc = 0;
+  DType input = DType::f32;   // of A and B
+  DType output = DType::f32;  // of C: `input` or f32
+  GemmOptions options;
+};
+
+void gemm_tile(const GemmTile& tile);
+
+// Whether this CPU multiplies bf16 natively through the library; without it bf16 operands are widened to f32 first.
+bool cpu_has_bf16_gemm();
+
+}  // namespace xmoe
