@@ -8,8 +8,6 @@
 
 namespace xmoe {
 
-
-
 struct ModelConfig {
   std::int64_t layers = 0;                    // --num-layers
   std::int64_t hidden = 0;                    // --hidden-size: H
