@@ -141,6 +141,7 @@ struct GenerateConfig {
 struct Problem {
   std::string flag;
   std::string message;  // what was found, what was expected, what to do
+  bool is_flag = true;  // false: `flag` is an argument that is no flag
 };
 std::vector<Problem> validate(const TrainConfig& config, int world_size);
 std::vector<Problem> validate(const EvalConfig& config, int world_size);

@@ -331,7 +331,7 @@ void fail_if_any(const std::vector<Problem>& problems) {
   std::string text = problems.size() == 1 ? "the settings have a problem:"
                                           : fmt::format("the settings have {} problems:", problems.size());
   for (const Problem& problem : problems)
-    text += fmt::format("\n  {}{}: {}", problem.flag.empty() ? "" : "--", problem.flag, problem.message);
+    text += fmt::format("\n  {}{}: {}", problem.is_flag ? "--" : "", problem.flag, problem.message);
   throw Error(text, ErrorScope::every_rank);
 }
 
