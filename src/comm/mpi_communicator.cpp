@@ -4,6 +4,10 @@
 // of the results, so that the bits depend neither on MPI's choice of algorithm nor on timing. They go chunk
 // by chunk through bounded scratch memory, which also keeps MPI's int counts small; the other collectives
 // count rows, by a datatype of one row.
+
+// The C interface only: MPI's retired C++ bindings would have to be linked.
+#define OMPI_SKIP_MPICXX 1
+#define MPICH_SKIP_MPICXX 1
 #include <mpi.h>
 
 #include <algorithm>
