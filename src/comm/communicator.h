@@ -56,11 +56,16 @@ class Communicator {
   std::vector<std::string> all_gather_text(const std::string& text);
 };
 
+// The collective that this process is in at the moment ("all_to_all_v of the group ep"), or nothing. Callable
+// from any thread: for watchdogs, while the groups live.
+std::string pending_operation();
+
 // The communicator of a single process.
 std::unique_ptr<Communicator> make_self_communicator(const std::string& name = "world");
 
 // Starts the message layer that the launcher of this process asks for (mpirun, srun: MPI; none: a single
-// process) and ends it on destruction.
+// process) and ends it on destruction. Groups split from world() must be gone by then, and errors handled:
+// one rank that leaves waits for the others.
 class CommunicationSession {
  public:
   CommunicationSession(int* argc, char*** argv);

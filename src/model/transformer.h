@@ -34,6 +34,12 @@ struct MicroBatchResult {
   std::int64_t assignments = 0;  // assignments made on this rank
 };
 
+// Keys and values of the positions seen so far, for generation.
+struct KeyValueCache {
+  std::vector<Tensor> keys, values;  // per layer [batch, S, kv_heads * D]
+  std::int64_t length = 0;           // positions filled; at most S
+};
+
 class Transformer {
  public:
   // Weights in `dtype` (f32 or bf16; routers in f32). Without `train` there are no gradients and no backward.
@@ -51,6 +57,12 @@ class Transformer {
                 const Tensor& losses);  // [T] f32
   void logits(const Tensor& tokens, std::int64_t batch,
               const Tensor& out);  // [T, V] f32
+
+  KeyValueCache make_cache(Arena& arena, std::int64_t batch) const;
+  // One token per sequence at position cache.length, which is advanced.
+  void decode(const Tensor& tokens,  // [batch] i32
+              KeyValueCache& cache,
+              const Tensor& out);  // [batch, V] f32
 
   // Assignments per expert of the MoE layers, summed over ranks and over the micro-batches since
   // clear_counts().
