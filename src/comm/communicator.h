@@ -1,7 +1,9 @@
-// A group of ranks and the collectives among them. Every rank of a group calls the same collectives in the same order, whatever its
-// counts: zero rows are an ordinary case. All calls block until the result is usable.
+// A group of ranks and the collectives among them. Every rank of a group calls the same collectives in the
+// same order, whatever its counts: zero rows are an ordinary case. All calls block until the result is
+// usable.
 //
-// Sums are taken in rank order whatever algorithm moves the bytes, so that the same inputs give the same bits; bf16 is summed in f32.
+// Sums are taken in rank order whatever algorithm moves the bytes, so that the same inputs give the same
+// bits; bf16 is summed in f32.
 #pragma once
 
 #include <cstdint>
@@ -31,15 +33,16 @@ class Communicator {
   virtual int size() const = 0;
   virtual const std::string& name() const = 0;  // of the group: "world", "ep", ...
 
-  virtual void all_reduce(const Tensor& values, ReduceOp op) = 0;                 // in place; f32, bf16, i64
-  virtual void all_gather(const Tensor& input,                                    // [n, ...]
-                          const Tensor& output) = 0;                              // [size * n, ...], by rank
-  virtual void reduce_scatter(const Tensor& input,                                // [size * n, ...]
-                              const Tensor& output) = 0;                          // [n, ...]: sum over ranks of this rank's part
-  virtual void broadcast(const Tensor& values, int root) = 0;                     // in place
-  // Rows of the leading dimension. send holds the rows for rank 0, then for rank 1, ...; recv is filled in the same order. A rank's rows
-  // to itself travel by a plain copy.
-  virtual void all_to_all_v(const Tensor& send, std::span<const std::int64_t> send_rows,  // [sum of send_rows, ...]
+  virtual void all_reduce(const Tensor& values, ReduceOp op) = 0;  // in place; f32, bf16, i64
+  virtual void all_gather(const Tensor& input,                     // [n, ...]
+                          const Tensor& output) = 0;               // [size * n, ...], by rank
+  virtual void reduce_scatter(const Tensor& input,                 // [size * n, ...]
+                              const Tensor& output) = 0;       // [n, ...]: sum over ranks of this rank's part
+  virtual void broadcast(const Tensor& values, int root) = 0;  // in place
+  // Rows of the leading dimension. send holds the rows for rank 0, then for rank 1, ...; recv is filled in
+  // the same order. A rank's rows to itself travel by a plain copy.
+  virtual void all_to_all_v(const Tensor& send,
+                            std::span<const std::int64_t> send_rows,  // [sum of send_rows, ...]
                             const Tensor& recv, std::span<const std::int64_t> recv_rows) = 0;
   virtual void barrier() = 0;
   // Ranks with the same color form a group, ordered by key, then by rank here.
@@ -48,15 +51,21 @@ class Communicator {
   virtual const Traffic& traffic() const = 0;
 
   // Conveniences built from the above, for host-side values.
-  double all_reduce(double value, ReduceOp op);              // sum in rank order, in double
+  double all_reduce(double value, ReduceOp op);  // sum in rank order, in double
   std::int64_t all_reduce(std::int64_t value, ReduceOp op);
   std::vector<std::string> all_gather_text(const std::string& text);
 };
 
+// The collective that this process is in at the moment ("all_to_all_v of the group ep"), or nothing. Callable
+// from any thread: for watchdogs, while the groups live.
+std::string pending_operation();
+
 // The communicator of a single process.
 std::unique_ptr<Communicator> make_self_communicator(const std::string& name = "world");
 
-// Starts the message layer that the launcher of this process asks for (mpirun, srun: MPI; none: a single process) and ends it on destruction.
+// Starts the message layer that the launcher of this process asks for (mpirun, srun: MPI; none: a single
+// process) and ends it on destruction. Groups split from world() must be gone by then, and errors handled:
+// one rank that leaves waits for the others.
 class CommunicationSession {
  public:
   CommunicationSession(int* argc, char*** argv);

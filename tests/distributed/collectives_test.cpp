@@ -1,0 +1,288 @@
+// Collectives against an oracle: every rank's input is a function of (rank, element), so that each rank can
+// work out what it should get without communicating.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "base/rng.h"
+#include "comm/communicator.h"
+#include "comm/mesh.h"
+#include "distributed/support.h"
+
+namespace xmoe {
+namespace {
+
+using distributed::world;
+
+// Sizes around the number of ranks, around the switch from a gather to an exchange of parts, and beyond one
+// chunk of every dtype (4 MiB are 2 Mi elements of bf16).
+const std::vector<std::int64_t> kSizes = {0, 1, 2, 3, 7, 8, 9, 1000, 16385, 100003, 2200003};
+
+float value_of(int rank, std::int64_t i) {
+  const Rng rng(static_cast<std::uint64_t>(rank), std::uint64_t{17});
+  // Of very different magnitudes: a sum in another order has other bits.
+  const double scale = std::ldexp(1.0, static_cast<int>(rng.bits(static_cast<std::uint64_t>(i)) % 24));
+  return static_cast<float>(rng.uniform(static_cast<std::uint64_t>(i)) * scale - 0.25 * scale);
+}
+
+template <typename T>
+T input_of(int rank, std::int64_t i) {
+  if constexpr (std::is_integral_v<T>) {
+    return static_cast<T>((rank + 1) * 1000003 + i * 7);
+  } else {
+    return T(value_of(rank, i));
+  }
+}
+
+template <typename T>
+std::vector<T> inputs_of(int rank, std::int64_t n) {
+  std::vector<T> values(static_cast<std::size_t>(n));
+  for (std::int64_t i = 0; i < n; ++i) values[static_cast<std::size_t>(i)] = input_of<T>(rank, i);
+  return values;
+}
+
+template <typename T>
+Tensor view(std::vector<T>& values) {
+  return {values.data(), dtype_of<T>::value, {static_cast<std::int64_t>(values.size())}};
+}
+
+template <typename T>
+T reduced(ReduceOp op, std::int64_t i, int ranks) {
+  using A = std::conditional_t<std::is_integral_v<T>, T, float>;
+  A result = static_cast<A>(input_of<T>(0, i));
+  for (int r = 1; r < ranks; ++r) {
+    const A next = static_cast<A>(input_of<T>(r, i));
+    if (op == ReduceOp::sum) result += next;
+    if (op == ReduceOp::max) result = std::max(result, next);
+    if (op == ReduceOp::min) result = std::min(result, next);
+  }
+  return T(result);
+}
+
+template <typename T>
+bool same_bits(const T& a, const T& b) {
+  return std::memcmp(&a, &b, sizeof(T)) == 0;
+}
+
+// Elements that are looked at in a large tensor: a stride that meets every part, chunk and remainder.
+std::int64_t stride_of(std::int64_t n) { return n > 20000 ? 97 : 1; }
+
+template <typename T>
+class Reductions : public testing::Test {};
+using Reducible = testing::Types<float, bf16, std::int64_t>;
+TYPED_TEST_SUITE(Reductions, Reducible);
+
+TYPED_TEST(Reductions, AllReduceGivesTheSumInRankOrder) {
+  for (const std::int64_t n : kSizes) {
+    for (const ReduceOp op : {ReduceOp::sum, ReduceOp::max, ReduceOp::min}) {
+      if (op != ReduceOp::sum && n > 20000) continue;  // the same path with another kernel
+      auto values = inputs_of<TypeParam>(world().rank(), n);
+      world().all_reduce(view(values), op);
+      std::int64_t wrong = 0;
+      for (std::int64_t i = 0; i < n; i += stride_of(n)) {
+        wrong +=
+            same_bits(values[static_cast<std::size_t>(i)], reduced<TypeParam>(op, i, world().size())) ? 0 : 1;
+      }
+      EXPECT_EQ(wrong, 0) << "of " << n << " elements";
+    }
+  }
+}
+
+TYPED_TEST(Reductions, AllReduceTwiceGivesTheSameBits) {
+  auto first = inputs_of<TypeParam>(world().rank(), 100003);
+  auto second = first;
+  world().all_reduce(view(first), ReduceOp::sum);
+  world().all_reduce(view(second), ReduceOp::sum);
+  EXPECT_EQ(std::memcmp(first.data(), second.data(), first.size() * sizeof(TypeParam)), 0);
+}
+
+TYPED_TEST(Reductions, ReduceScatterGivesThisRanksPartOfTheSum) {
+  const int ranks = world().size();
+  for (const std::int64_t n : {0, 1, 5, 300007}) {
+    auto input = inputs_of<TypeParam>(world().rank(), n * ranks);
+    std::vector<TypeParam> output(static_cast<std::size_t>(n));
+    world().reduce_scatter(view(input), view(output));
+    std::int64_t wrong = 0;
+    for (std::int64_t i = 0; i < n; i += stride_of(n)) {
+      const auto expected = reduced<TypeParam>(ReduceOp::sum, world().rank() * n + i, ranks);
+      wrong += same_bits(output[static_cast<std::size_t>(i)], expected) ? 0 : 1;
+    }
+    EXPECT_EQ(wrong, 0) << "of " << n << " elements";
+  }
+}
+
+TEST(Collectives, NanOnOneRankReachesAll) {
+  std::vector<float> values(100, world().rank() == world().size() - 1 ? std::nanf("") : 1.0F);
+  for (const ReduceOp op : {ReduceOp::sum, ReduceOp::max, ReduceOp::min}) {
+    auto copy = values;
+    world().all_reduce(view(copy), op);
+    EXPECT_TRUE(std::isnan(copy.front()) && std::isnan(copy.back()));
+  }
+}
+
+class EveryDType : public testing::TestWithParam<DType> {};
+INSTANTIATE_TEST_SUITE_P(Collectives, EveryDType,
+                         testing::Values(DType::f32, DType::bf16, DType::f16, DType::i32, DType::i64,
+                                         DType::u8),
+                         [](const auto& info) { return std::string(name_of(info.param)); });
+
+// Rows of `width` elements as bytes that say where they come from.
+std::vector<std::uint8_t> rows_from(int rank, int tag, std::int64_t rows, std::int64_t row_bytes) {
+  std::vector<std::uint8_t> bytes(static_cast<std::size_t>(rows * row_bytes));
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    bytes[i] =
+        static_cast<std::uint8_t>(static_cast<std::size_t>(rank * 31 + tag * 7 + 1) + i * 13 + i / 251);
+  }
+  return bytes;
+}
+
+TEST_P(EveryDType, AllGatherOrdersByRank) {
+  const std::int64_t width = 3;
+  const auto row_bytes = width * static_cast<std::int64_t>(size_of(GetParam()));
+  for (const std::int64_t n : {0, 1, 2, 1001}) {
+    auto mine = rows_from(world().rank(), 0, n, row_bytes);
+    std::vector<std::uint8_t> expected;
+    for (int r = 0; r < world().size(); ++r) {
+      const auto part = rows_from(r, 0, n, row_bytes);
+      expected.insert(expected.end(), part.begin(), part.end());
+    }
+    std::vector<std::uint8_t> all(expected.size());
+    const Tensor output(all.data(), GetParam(), {n * world().size(), width});
+    world().all_gather(Tensor(mine.data(), GetParam(), {n, width}), output);
+    EXPECT_EQ(all, expected);
+    // In place: the input is this rank's part of the output.
+    std::fill(all.begin(), all.end(), std::uint8_t{0});
+    std::copy(mine.begin(), mine.end(), all.begin() + world().rank() * n * row_bytes);
+    world().all_gather(output.slice(world().rank() * n, (world().rank() + 1) * n), output);
+    EXPECT_EQ(all, expected);
+  }
+}
+
+TEST_P(EveryDType, BroadcastFromEveryRoot) {
+  for (int root = 0; root < world().size(); ++root) {
+    for (const std::int64_t n : {0, 1, 777}) {
+      auto values = rows_from(world().rank(), root, n, static_cast<std::int64_t>(size_of(GetParam())));
+      world().broadcast(Tensor(values.data(), GetParam(), {n}), root);
+      EXPECT_EQ(values, rows_from(root, root, n, static_cast<std::int64_t>(size_of(GetParam()))));
+    }
+  }
+}
+
+// Exchanges rows(from, to) rows between every pair and compares with the oracle. Returns the rows sent to
+// others.
+template <typename Rows>
+std::int64_t exchange(DType dtype, std::int64_t width, Rows rows) {
+  const int me = world().rank();
+  const auto row_bytes = width * static_cast<std::int64_t>(size_of(dtype));
+  std::vector<std::int64_t> send_rows;
+  std::vector<std::int64_t> recv_rows;
+  std::vector<std::uint8_t> send;
+  std::vector<std::uint8_t> expected;
+  std::int64_t sent = 0;
+  std::int64_t received = 0;
+  std::int64_t off_rank = 0;
+  for (int peer = 0; peer < world().size(); ++peer) {
+    send_rows.push_back(rows(me, peer));
+    recv_rows.push_back(rows(peer, me));
+    const auto out = rows_from(me, peer, send_rows.back(), row_bytes);
+    const auto in = rows_from(peer, me, recv_rows.back(), row_bytes);
+    send.insert(send.end(), out.begin(), out.end());
+    expected.insert(expected.end(), in.begin(), in.end());
+    sent += send_rows.back();
+    received += recv_rows.back();
+    off_rank += peer == me ? 0 : send_rows.back();
+  }
+  std::vector<std::uint8_t> recv(expected.size());
+  world().all_to_all_v(Tensor(send.data(), dtype, {sent, width}), send_rows,
+                       Tensor(recv.data(), dtype, {received, width}), recv_rows);
+  EXPECT_TRUE(recv == expected);
+  return off_rank;
+}
+
+TEST_P(EveryDType, AllToAllOfUnevenRows) {
+  exchange(GetParam(), 5, [](int from, int to) { return std::int64_t{(from * 7 + to * 3) % 5}; });
+  exchange(GetParam(), 1, [](int from, int to) { return std::int64_t{from + to}; });
+  exchange(GetParam(), 3, [](int, int) { return std::int64_t{0}; });                           // no rows
+  exchange(GetParam(), 3, [](int, int to) { return std::int64_t{to == 0 ? 100 : 0}; });        // one gets all
+  exchange(GetParam(), 3, [](int from, int) { return std::int64_t{from == 0 ? 100 : 0}; });    // one has all
+  exchange(GetParam(), 3, [](int from, int to) { return std::int64_t{from == to ? 9 : 0}; });  // all stay
+  exchange(GetParam(), 0, [](int, int) { return std::int64_t{4}; });  // rows of nothing
+}
+
+TEST(Collectives, AllToAllOfManyMegabytes) {
+  exchange(DType::f32, 512, [](int from, int to) { return std::int64_t{400 + from * 10 + to}; });
+}
+
+TEST(Collectives, TrafficCountsWhatLeavesTheRank) {
+  const std::int64_t ranks = world().size();
+  const auto sent_by = [&](auto&& collective) {
+    const Traffic before = world().traffic();
+    collective();
+    EXPECT_EQ(world().traffic().calls, before.calls + 1);
+    return world().traffic().bytes_sent - before.bytes_sent;
+  };
+  std::vector<float> large(static_cast<std::size_t>(100000 * ranks));
+  std::vector<float> small(10);
+  std::vector<float> gathered(static_cast<std::size_t>(10 * ranks));
+  // A part to every other rank, then this rank's sum to every other rank.
+  EXPECT_EQ(sent_by([&] { world().all_reduce(view(large), ReduceOp::sum); }), 2 * 100000 * (ranks - 1) * 4);
+  EXPECT_EQ(sent_by([&] { world().all_reduce(view(small), ReduceOp::sum); }), 10 * (ranks - 1) * 4);
+  EXPECT_EQ(sent_by([&] { world().all_gather(view(small), view(gathered)); }), 10 * (ranks - 1) * 4);
+  EXPECT_EQ(sent_by([&] { world().reduce_scatter(view(gathered), view(small)); }), 10 * (ranks - 1) * 4);
+  EXPECT_EQ(sent_by([&] { world().broadcast(view(small), 0); }),
+            world().rank() == 0 ? 10 * (ranks - 1) * 4 : 0);
+  EXPECT_EQ(sent_by([&] { world().barrier(); }), 0);
+  std::int64_t off_rank = 0;
+  const auto bytes = sent_by([&] {
+    off_rank = exchange(DType::bf16, 7, [](int from, int to) { return std::int64_t{from + 2 * to}; });
+  });
+  EXPECT_EQ(bytes, off_rank * 7 * 2);
+}
+
+TEST(Collectives, Conveniences) {
+  const int ranks = world().size();
+  const int me = world().rank();
+  double sum = 0.0;
+  for (int r = 0; r < ranks; ++r) sum += 0.1 * r + 1e10;
+  EXPECT_EQ(world().all_reduce(0.1 * me + 1e10, ReduceOp::sum), sum);
+  EXPECT_EQ(world().all_reduce(0.5 * me, ReduceOp::max), 0.5 * (ranks - 1));
+  EXPECT_EQ(world().all_reduce(0.5 * me + 1, ReduceOp::min), 1.0);
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  EXPECT_TRUE(std::isnan(world().all_reduce(me == 0 ? nan : 1.0, ReduceOp::max)));
+  EXPECT_EQ(world().all_reduce(std::int64_t{me} + (std::int64_t{1} << 53), ReduceOp::max),
+            ranks - 1 + (std::int64_t{1} << 53));
+  const auto texts =
+      world().all_gather_text(std::string(static_cast<std::size_t>(me), static_cast<char>('a' + me)));
+  ASSERT_EQ(texts.size(), static_cast<std::size_t>(ranks));
+  for (int r = 0; r < ranks; ++r) {
+    EXPECT_EQ(texts[static_cast<std::size_t>(r)],
+              std::string(static_cast<std::size_t>(r), static_cast<char>('a' + r)));
+  }
+}
+
+TEST(Mesh, GroupsOfEveryExpertParallelSize) {
+  const int ranks = world().size();
+  const int me = world().rank();
+  for (int ep = 1; ep <= ranks; ep *= 2) {
+    const Mesh mesh(world(), ep);
+    EXPECT_EQ(mesh.ep().size(), ep);
+    EXPECT_EQ(mesh.ep().rank(), me % ep);
+    EXPECT_EQ(mesh.edp().size(), ranks / ep);
+    EXPECT_EQ(mesh.edp().rank(), me / ep);
+    std::int64_t ep_sum = 0;
+    for (int i = 0; i < ep; ++i) ep_sum += me / ep * ep + i;
+    EXPECT_EQ(mesh.ep().all_reduce(std::int64_t{me}, ReduceOp::sum), ep_sum);
+    std::int64_t edp_sum = 0;
+    for (int i = 0; i < ranks / ep; ++i) edp_sum += i * ep + me % ep;
+    EXPECT_EQ(mesh.edp().all_reduce(std::int64_t{me}, ReduceOp::sum), edp_sum);
+    // Groups do not disturb each other.
+    world().barrier();
+  }
+  EXPECT_THROW(Mesh(world(), ranks + 1), Error);
+}
+
+}  // namespace
+}  // namespace xmoe
