@@ -147,7 +147,7 @@ TEST_F(FlagOptionsTest, PrintedConfigurationReadsBack) {
   const std::string report = config_report(first.config, 2, {{"save", "is\nmissing"}});
   EXPECT_NE(report.find("# Parameters, total:"), std::string::npos);
   EXPECT_NE(report.find("# Vocabulary, padded:  1024"), std::string::npos);
-  EXPECT_NE(report.find("# To do before training: --save: is\n# missing"), std::string::npos);
+  EXPECT_NE(report.find("# To do before training: --save is\n# missing"), std::string::npos);
 
   Result second = parse({"--config", file("printed.toml", report)});
   EXPECT_EQ(second.problems, Texts{});
