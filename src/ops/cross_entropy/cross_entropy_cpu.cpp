@@ -8,6 +8,7 @@
 
 #include "base/parallel.h"
 #include "ops/cpu_math.h"
+#include "ops/cpu_rows.h"
 #include "ops/gemm/gemm.h"
 
 namespace xmoe::cpu {
@@ -27,17 +28,6 @@ std::int64_t chunk_rows(std::int64_t rows, std::int64_t vocabulary) {
   // Whole tiles of the product's rows.
   const std::int64_t tiles = std::max<std::int64_t>(1, fitting / kLeastRows);
   return std::min(rows, tiles * kLeastRows);
-}
-
-// Rounds into place. Assigning a bf16 as a whole keeps GCC 12 from vectorising loops that are marked simd.
-void round_to(float value, float& to) { to = value; }
-void round_to(float value, bf16& to) { to.bits = bf16(value).bits; }
-
-float row_max(const float* x, std::int64_t n) {
-  float best = x[0];
-#pragma omp simd reduction(max : best)
-  for (std::int64_t v = 0; v < n; ++v) best = x[v] > best ? x[v] : best;
-  return best;
 }
 
 float sum_of_exponentials(const float* x, std::int64_t n, float shift) {
