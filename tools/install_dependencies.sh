@@ -26,8 +26,8 @@ for part in "${parts[@]}"; do
     demo)
       packages+=(bible-kjv)
       programs+=(bible) ;;
-    lint)
-      packages+=(clang-format clang-tidy python3)
+    lint)  # libomp-dev: the omp.h that clang looks for
+      packages+=(clang-format clang-tidy libomp-dev python3)
       programs+=(clang-format clang-tidy python3) ;;
     *)
       echo "install_dependencies: unknown part '$part': expected build, test, demo or lint" >&2
