@@ -16,7 +16,7 @@ headers=()
 for part in "${parts[@]}"; do
   case "$part" in
     build)
-      packages+=(g++ cmake ninja-build pkg-config ccache libopenmpi-dev openmpi-bin libdnnl-dev libcli11-dev
+      packages+=(make g++ cmake ninja-build pkg-config ccache libopenmpi-dev openmpi-bin libdnnl-dev libcli11-dev
                  nlohmann-json3-dev libfmt-dev libpcre2-dev libxxhash-dev)
       programs+=(g++ cmake ninja pkg-config mpicc mpirun)
       headers+=(oneapi/dnnl/dnnl.hpp CLI/CLI.hpp nlohmann/json.hpp fmt/core.h pcre2.h xxhash.h) ;;

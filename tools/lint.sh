@@ -7,8 +7,7 @@ cd "$(dirname "$0")/.."
 build="$1"
 status=0
 
-mapfile -t formatted < <(git ls-files --cached --others --exclude-standard 'src/*.cpp' 'src/*.h' 'tests/*.cpp' \
-  'tests/*.h' 'bench/*.cpp' 'bench/*.h')
+mapfile -t formatted < <(find src tests bench -name '*.cpp' -o -name '*.h' | sort)
 if clang-format --dry-run -Werror "${formatted[@]}"; then
   echo "clang-format: ${#formatted[@]} files"
 else

@@ -17,7 +17,8 @@ interrupt_training() {  # SIGNAL DIRECTORY
     kill -0 "$launcher" 2>/dev/null || { cat "$2.log"; broken "training ended by itself"; }
     [ "$waited" -lt 600 ] || { kill "$launcher"; cat "$2.log"; broken "no third iteration within a minute"; }
   done
-  pkill "-$1" -P "$launcher" || broken "no ranks to signal"
+  # shellcheck disable=SC2046  # a list of process ids
+  kill "-$1" $(cat "/proc/$launcher/task/$launcher/children") || broken "no ranks to signal"
   wait "$launcher" || status=$?
   [ "$status" -eq 0 ] || { cat "$2.log"; broken "exit status $status after SIG$1"; }
   find "$2" -name '*.safetensors' | grep -q . || broken "SIG$1: no checkpoint in $2"
