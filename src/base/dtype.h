@@ -15,19 +15,23 @@ enum class DType : std::uint8_t { f32, bf16, f16, i32, i64, u8 };
 constexpr std::size_t size_of(DType dtype) {
   switch (dtype) {
     case DType::f32:
-    case DType::i32: return 4;
+    case DType::i32:
+      return 4;
     case DType::bf16:
-    case DType::f16: return 2;
-    case DType::i64: return 8;
-    case DType::u8: return 1;
+    case DType::f16:
+      return 2;
+    case DType::i64:
+      return 8;
+    case DType::u8:
+      return 1;
   }
   return 0;
 }
 
 std::string_view name_of(DType dtype);
 
-// Brain float: the upper half of an IEEE float. Conversion from float rounds to nearest, ties to even, and keeps
-// NaN a NaN.
+// Brain float: the upper half of an IEEE float. Conversion from float rounds to nearest, ties to even, and
+// keeps NaN a NaN.
 struct bf16 {
   std::uint16_t bits = 0;
 
@@ -64,13 +68,17 @@ struct dtype_of<std::uint8_t> {
   static constexpr DType value = DType::u8;
 };
 
-// Calls f(T{}) with the element type of a floating-point tensor: `with_float(x.dtype(), [&]<typename T>(T) {...})`.
+// Calls f(T{}) with the element type of a floating-point tensor: `with_float(x.dtype(), [&]<typename T>(T)
+// {...})`.
 template <typename F>
 decltype(auto) with_float(DType dtype, F&& f) {
   switch (dtype) {
-    case DType::f32: return f(float{});
-    case DType::bf16: return f(bf16{});
-    default: fail("dtype {} is not supported here: expected f32 or bf16", name_of(dtype));
+    case DType::f32:
+      return f(float{});
+    case DType::bf16:
+      return f(bf16{});
+    default:
+      fail("dtype {} is not supported here: expected f32 or bf16", name_of(dtype));
   }
 }
 

@@ -13,8 +13,8 @@
 
 namespace xmoe {
 
-// Which ranks are raising the error. `every_rank`: all ranks take the same decision from the same data, so one
-// of them speaks and all exit in order. `this_rank`: the others know nothing and must be ended.
+// Which ranks are raising the error. `every_rank`: all ranks take the same decision from the same data, so
+// one of them speaks and all exit in order. `this_rank`: the others know nothing and must be ended.
 enum class ErrorScope { this_rank, every_rank };
 
 class Error : public std::runtime_error {
@@ -47,10 +47,10 @@ template <typename... Args>
 
 }  // namespace xmoe
 
-#define XMOE_CHECK(condition, ...)                                                                    \
-  do {                                                                                                \
-    if (!(condition)) [[unlikely]]                                                                    \
-      ::xmoe::check_failed(__FILE__, __LINE__, #condition, ::fmt::format(__VA_ARGS__));               \
+#define XMOE_CHECK(condition, ...)                                                      \
+  do {                                                                                  \
+    if (!(condition)) [[unlikely]]                                                      \
+      ::xmoe::check_failed(__FILE__, __LINE__, #condition, ::fmt::format(__VA_ARGS__)); \
   } while (false)
 
 #ifdef NDEBUG

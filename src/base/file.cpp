@@ -26,8 +26,8 @@ constexpr std::size_t kBufferBytes = std::size_t{1} << 20;  // large enough that
   if (code == ENOSPC || code == EDQUOT) {
     std::error_code ignored;
     const auto space = std::filesystem::space(path.parent_path().empty() ? "." : path.parent_path(), ignored);
-    fail("cannot write {}: {}: needed {} more bytes, {} are free; free some space or write elsewhere", path.string(),
-         std::strerror(code), wanted, ignored ? 0 : space.available);
+    fail("cannot write {}: {}: needed {} more bytes, {} are free; free some space or write elsewhere",
+         path.string(), std::strerror(code), wanted, ignored ? 0 : space.available);
   }
   fail_system("write", path, code);
 }
@@ -71,7 +71,9 @@ MappedFile::~MappedFile() {
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
-    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : path_(std::move(other.path_)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);

@@ -1,4 +1,5 @@
-// Files: every error names the path, the system's reason and, where space is the reason, what was needed and free.
+// Files: every error names the path, the system's reason and, where space is the reason, what was needed and
+// free.
 #pragma once
 
 #include <cstddef>

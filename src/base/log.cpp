@@ -31,7 +31,8 @@ void write_warning(const std::string& message) {
 }
 
 void write_error(const std::string& message) {
-  const std::string who = current_world > 1 ? fmt::format("xmoe: rank {}: error: ", current_rank) : "xmoe: error: ";
+  const std::string who =
+      current_world > 1 ? fmt::format("xmoe: rank {}: error: ", current_rank) : "xmoe: error: ";
   write(who + message + "\n");
 }
 

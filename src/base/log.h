@@ -1,4 +1,5 @@
-// Messages to the terminal. Standard output carries results; what a person reads while waiting goes to standard error.
+// Messages to the terminal. Standard output carries results; what a person reads while waiting goes to
+// standard error.
 #pragma once
 
 #include <fmt/core.h>

@@ -1,4 +1,5 @@
-// Threads of one process (OpenMP). Work is cut by size, never by arrival, wherever an order of sums depends on it.
+// Threads of one process (OpenMP). Work is cut by size, never by arrival, wherever an order of sums depends
+// on it.
 #pragma once
 
 #include <omp.h>
@@ -34,8 +35,8 @@ class FirstException {
 };
 }  // namespace detail
 
-// Calls f(begin, end) on contiguous ranges that cover [0, count), each at least `grain` long (but for the last),
-// on at most thread_count() threads. Runs inline for small counts.
+// Calls f(begin, end) on contiguous ranges that cover [0, count), each at least `grain` long (but for the
+// last), on at most thread_count() threads. Runs inline for small counts.
 template <typename F>
 void parallel_for(std::int64_t count, std::int64_t grain, F&& f) {
   if (count <= 0) return;
@@ -57,8 +58,8 @@ void parallel_for(std::int64_t count, std::int64_t grain, F&& f) {
   error.rethrow();
 }
 
-// Calls f(task, thread) for every task in [0, count); tasks are handed out as threads become free, so f must give
-// the same result whichever thread runs it. `thread` in [0, thread_count()) selects scratch memory.
+// Calls f(task, thread) for every task in [0, count); tasks are handed out as threads become free, so f must
+// give the same result whichever thread runs it. `thread` in [0, thread_count()) selects scratch memory.
 template <typename F>
 void parallel_tasks(std::int64_t count, F&& f) {
   if (count <= 0) return;

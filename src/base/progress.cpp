@@ -24,7 +24,11 @@ std::string format_duration(double seconds) {
 }
 
 Progress::Progress(std::string label, std::int64_t total, std::string unit, double scale)
-    : label_(std::move(label)), total_(total), unit_(std::move(unit)), scale_(scale), terminal_(isatty(STDERR_FILENO) != 0) {
+    : label_(std::move(label)),
+      total_(total),
+      unit_(std::move(unit)),
+      scale_(scale),
+      terminal_(isatty(STDERR_FILENO) != 0) {
   if (!terminal_) last_shown_ = 0.0;
 }
 
@@ -39,12 +43,14 @@ void Progress::update(std::int64_t done, const std::string& note) {
 
 void Progress::draw(std::int64_t done, const std::string& note) {
   const double elapsed = timer_.seconds();
-  std::string line = total_ > 0 ? fmt::format("{}: {:.0f} of {:.0f} {} ({:.0f} %)", label_, static_cast<double>(done) / scale_,
-                                              static_cast<double>(total_) / scale_, unit_,
-                                              100.0 * static_cast<double>(done) / static_cast<double>(total_))
-                                : fmt::format("{}: {:.0f} {}", label_, static_cast<double>(done) / scale_, unit_);
+  std::string line =
+      total_ > 0 ? fmt::format("{}: {:.0f} of {:.0f} {} ({:.0f} %)", label_,
+                               static_cast<double>(done) / scale_, static_cast<double>(total_) / scale_,
+                               unit_, 100.0 * static_cast<double>(done) / static_cast<double>(total_))
+                 : fmt::format("{}: {:.0f} {}", label_, static_cast<double>(done) / scale_, unit_);
   if (total_ > 0 && done > 0)
-    line += fmt::format(", {} left", format_duration(elapsed * static_cast<double>(total_ - done) / static_cast<double>(done)));
+    line += fmt::format(", {} left", format_duration(elapsed * static_cast<double>(total_ - done) /
+                                                     static_cast<double>(done)));
   if (!note.empty()) line += ", " + note;
   if (terminal_) {
     fmt::print(stderr, "\r\033[K{}", line);

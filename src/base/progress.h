@@ -1,4 +1,5 @@
-// A progress line with an estimate of the time left: redrawn in place on a terminal, a line every few seconds in a log.
+// A progress line with an estimate of the time left: redrawn in place on a terminal, a line every few seconds
+// in a log.
 #pragma once
 
 #include <cstdint>

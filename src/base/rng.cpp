@@ -14,8 +14,9 @@ std::array<std::uint32_t, 4> philox(std::uint64_t key, std::uint64_t stream, std
   constexpr std::uint32_t kWeyl0 = 0x9E3779B9;
   constexpr std::uint32_t kWeyl1 = 0xBB67AE85;
   constexpr int kRounds = 10;
-  std::array<std::uint32_t, 4> c = {static_cast<std::uint32_t>(counter), static_cast<std::uint32_t>(counter >> 32),
-                                    static_cast<std::uint32_t>(stream), static_cast<std::uint32_t>(stream >> 32)};
+  std::array<std::uint32_t, 4> c = {
+      static_cast<std::uint32_t>(counter), static_cast<std::uint32_t>(counter >> 32),
+      static_cast<std::uint32_t>(stream), static_cast<std::uint32_t>(stream >> 32)};
   auto k0 = static_cast<std::uint32_t>(key);
   auto k1 = static_cast<std::uint32_t>(key >> 32);
   for (int round = 0; round < kRounds; ++round) {
@@ -36,7 +37,9 @@ std::uint64_t Rng::bits(std::uint64_t counter) const {
   return (static_cast<std::uint64_t>(r[1]) << 32) | r[0];
 }
 
-double Rng::uniform(std::uint64_t counter) const { return static_cast<double>(bits(counter) >> 11) * 0x1p-53; }
+double Rng::uniform(std::uint64_t counter) const {
+  return static_cast<double>(bits(counter) >> 11) * 0x1p-53;
+}
 
 double Rng::normal(std::uint64_t counter) const {
   const auto r = philox(seed_, stream_, counter);

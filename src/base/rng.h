@@ -1,5 +1,6 @@
-// Counter-based random numbers (Philox4x32-10; Salmon et al., SC'11): the value at a counter is a pure function of
-// (seed, stream, counter), so results depend neither on the number of ranks nor on the order of evaluation.
+// Counter-based random numbers (Philox4x32-10; Salmon et al., SC'11): the value at a counter is a pure
+// function of (seed, stream, counter), so results depend neither on the number of ranks nor on the order of
+// evaluation.
 #pragma once
 
 #include <array>

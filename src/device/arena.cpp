@@ -6,7 +6,7 @@
 namespace xmoe {
 
 namespace {
-constexpr std::size_t kAlignment = 64;                    // a cache line: tensors never share one
+constexpr std::size_t kAlignment = 64;                     // a cache line: tensors never share one
 constexpr std::size_t kFirstChunk = std::size_t{1} << 16;  // small, since tests make many arenas
 
 std::size_t align(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
@@ -14,12 +14,18 @@ std::size_t align(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignm
 
 std::string_view name_of(MemoryTag tag) {
   switch (tag) {
-    case MemoryTag::parameters: return "parameters";
-    case MemoryTag::gradients: return "gradients";
-    case MemoryTag::optimizer: return "optimizer";
-    case MemoryTag::saved: return "saved activations";
-    case MemoryTag::workspace: return "workspace";
-    case MemoryTag::communication: return "communication";
+    case MemoryTag::parameters:
+      return "parameters";
+    case MemoryTag::gradients:
+      return "gradients";
+    case MemoryTag::optimizer:
+      return "optimizer";
+    case MemoryTag::saved:
+      return "saved activations";
+    case MemoryTag::workspace:
+      return "workspace";
+    case MemoryTag::communication:
+      return "communication";
   }
   return "unknown";
 }
@@ -47,7 +53,8 @@ void* Arena::allocate(std::size_t bytes) {
   if (chunks_.empty()) add_chunk(size);
   if (offset_ + size > chunks_[current_].size) {
     chunks_[current_].used = offset_;
-    // A later chunk left over from before a rewind may be too small for this request: drop it and those behind it.
+    // A later chunk left over from before a rewind may be too small for this request: drop it and those
+    // behind it.
     if (current_ + 1 < chunks_.size() && chunks_[current_ + 1].size < size) {
       for (std::size_t i = current_ + 1; i < chunks_.size(); ++i) device_free(device_, chunks_[i].data);
       chunks_.resize(current_ + 1);

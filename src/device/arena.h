@@ -1,6 +1,6 @@
-// Arena: stack-like memory of one device with a tag. Allocation moves a pointer; rewind() gives back all that was
-// allocated since a mark. When it runs out it adds a chunk; when it next becomes empty the chunks are merged into one, so
-// that after warm-up a training step allocates nothing and every byte in use has a name.
+// Arena: stack-like memory of one device with a tag. Allocation moves a pointer; rewind() gives back all that
+// was allocated since a mark. When it runs out it adds a chunk; when it next becomes empty the chunks are
+// merged into one, so that after warm-up a training step allocates nothing and every byte in use has a name.
 #pragma once
 
 #include <cstddef>
@@ -23,7 +23,9 @@ class Arena {
   Arena& operator=(const Arena&) = delete;
 
   // Uninitialised memory.
-  Tensor tensor(DType dtype, const Shape& shape) { return {allocate(bytes_of(dtype, shape)), dtype, shape, device_}; }
+  Tensor tensor(DType dtype, const Shape& shape) {
+    return {allocate(bytes_of(dtype, shape)), dtype, shape, device_};
+  }
   Tensor zeros(DType dtype, const Shape& shape);
   void* allocate(std::size_t bytes);
 
@@ -40,7 +42,9 @@ class Arena {
   std::size_t in_use() const;
   std::size_t high_water() const { return high_water_; }  // most bytes in use at once
   std::size_t reserved() const;                           // bytes held from the device
-  std::int64_t device_allocations() const { return device_allocations_; }  // how often the device was asked for memory
+  std::int64_t device_allocations() const {
+    return device_allocations_;
+  }  // how often the device was asked for memory
 
  private:
   struct Chunk {

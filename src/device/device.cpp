@@ -27,7 +27,8 @@ void device_free(const Device& device, void* data) noexcept {
 }
 
 void fail_not_built(const char* op, const Device& device) {
-  fail("{} is not built for device {}; run with --device cpu, or build the binary for that device", op, name_of(device));
+  fail("{} is not built for device {}; run with --device cpu, or build the binary for that device", op,
+       name_of(device));
 }
 
 }  // namespace xmoe

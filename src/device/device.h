@@ -1,5 +1,5 @@
-// Where memory lives and where an op runs. An op has one implementation per device; asking for one that is not built
-// throws, never falls back in silence.
+// Where memory lives and where an op runs. An op has one implementation per device; asking for one that is
+// not built throws, never falls back in silence.
 #pragma once
 
 #include <cstdint>

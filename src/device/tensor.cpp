@@ -20,25 +20,31 @@ std::int64_t Shape::numel() const {
 
 std::string to_string(const Shape& shape) {
   std::string text = "[";
-  for (int axis = 0; axis < shape.rank(); ++axis) text += fmt::format("{}{}", axis > 0 ? ", " : "", shape[axis]);
+  for (int axis = 0; axis < shape.rank(); ++axis)
+    text += fmt::format("{}{}", axis > 0 ? ", " : "", shape[axis]);
   return text + "]";
 }
 
 Tensor Tensor::slice(std::int64_t begin, std::int64_t end) const {
-  XMOE_CHECK(rank() >= 1 && 0 <= begin && begin <= end && end <= dim(0), "slice [{}, {}) of shape {}", begin, end, to_string(shape_));
+  XMOE_CHECK(rank() >= 1 && 0 <= begin && begin <= end && end <= dim(0), "slice [{}, {}) of shape {}", begin,
+             end, to_string(shape_));
   Shape shape = shape_;
   const std::int64_t row = dim(0) == 0 ? 0 : numel() / dim(0);
   shape[0] = end - begin;
-  return {static_cast<std::byte*>(data_) + static_cast<std::size_t>(begin * row) * size_of(dtype_), dtype_, shape, device_};
+  return {static_cast<std::byte*>(data_) + static_cast<std::size_t>(begin * row) * size_of(dtype_), dtype_,
+          shape, device_};
 }
 
 Tensor Tensor::operator[](std::int64_t index) const {
   XMOE_CHECK(rank() >= 2 && index < dim(0), "entry {} of shape {}", index, to_string(shape_));
   const Tensor one = slice(index, index + 1);
   switch (rank()) {
-    case 2: return one.reshape({dim(1)});
-    case 3: return one.reshape({dim(1), dim(2)});
-    default: return one.reshape({dim(1), dim(2), dim(3)});
+    case 2:
+      return one.reshape({dim(1)});
+    case 3:
+      return one.reshape({dim(1), dim(2)});
+    default:
+      return one.reshape({dim(1), dim(2), dim(3)});
   }
 }
 
@@ -48,11 +54,13 @@ Tensor Tensor::reshape(const Shape& shape) const {
 }
 
 void check_shape(const Tensor& tensor, const Shape& expected, const char* name) {
-  XMOE_CHECK(tensor.shape() == expected, "{}: expected shape {}, got {}", name, to_string(expected), to_string(tensor.shape()));
+  XMOE_CHECK(tensor.shape() == expected, "{}: expected shape {}, got {}", name, to_string(expected),
+             to_string(tensor.shape()));
 }
 
 void check_dtype(const Tensor& tensor, DType expected, const char* name) {
-  XMOE_CHECK(tensor.dtype() == expected, "{}: expected {}, got {}", name, name_of(expected), name_of(tensor.dtype()));
+  XMOE_CHECK(tensor.dtype() == expected, "{}: expected {}, got {}", name, name_of(expected),
+             name_of(tensor.dtype()));
 }
 
 }  // namespace xmoe

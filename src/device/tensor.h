@@ -1,5 +1,5 @@
-// Tensor: a view of contiguous row-major memory with a dtype, at most four dimensions, and a device. It owns nothing and
-// is cheap to copy; memory comes from an Arena. Constness is shallow, as with std::span.
+// Tensor: a view of contiguous row-major memory with a dtype, at most four dimensions, and a device. It owns
+// nothing and is cheap to copy; memory comes from an Arena. Constness is shallow, as with std::span.
 #pragma once
 
 #include <array>
@@ -51,13 +51,14 @@ class Tensor {
   void* raw() const { return data_; }
   template <typename T>
   T* data() const {
-    XMOE_CHECK(dtype_ == dtype_of<T>::value, "tensor is {}, asked for {}", name_of(dtype_), name_of(dtype_of<T>::value));
+    XMOE_CHECK(dtype_ == dtype_of<T>::value, "tensor is {}, asked for {}", name_of(dtype_),
+               name_of(dtype_of<T>::value));
     return static_cast<T*>(data_);
   }
 
   Tensor slice(std::int64_t begin, std::int64_t end) const;  // [begin, end) of the leading dimension
-  Tensor operator[](std::int64_t index) const;               // one entry of the leading dimension, which is dropped
-  Tensor reshape(const Shape& shape) const;                  // same elements
+  Tensor operator[](std::int64_t index) const;  // one entry of the leading dimension, which is dropped
+  Tensor reshape(const Shape& shape) const;     // same elements
 
  private:
   void* data_ = nullptr;

@@ -8,25 +8,24 @@
 
 namespace xmoe {
 
-
-
 struct ModelConfig {
-  std::int64_t layers = 0;                    // --num-layers
-  std::int64_t hidden = 0;                    // --hidden-size: H
-  std::int64_t ffn_hidden = 0;                // --ffn-hidden-size: of dense layers
-  std::int64_t heads = 0;                     // --num-attention-heads
-  std::int64_t kv_heads = 0;                  // --num-query-groups (with --group-query-attention); 0: as many as heads
-  std::int64_t head_dim = 0;                  // --kv-channels; 0: hidden / heads
-  std::int64_t vocabulary = 0;                // rows of the embedding: the tokenizer's size, padded
-  std::int64_t seq_length = 0;                // --seq-length
-  NormKind norm = NormKind::layer_norm;       // --normalization
-  double norm_epsilon = 1e-5;                 // --norm-epsilon
-  double rotary_base = 10000.0;               // --rotary-base
-  bool tied_embeddings = true;                // --untie-embeddings-and-output-weights clears it
-  std::int64_t first_k_dense = 0;             // --moe-first-k-dense: layers before the first MoE layer
-  std::int64_t moe_layer_freq = 1;            // --moe-layer-freq: of the others, every n-th is an MoE layer (the n-th first)
-  double init_std = 0.02;                     // --init-method-std
-  MoeConfig moe;                              // router.experts == 0: a dense model
+  std::int64_t layers = 0;      // --num-layers
+  std::int64_t hidden = 0;      // --hidden-size: H
+  std::int64_t ffn_hidden = 0;  // --ffn-hidden-size: of dense layers
+  std::int64_t heads = 0;       // --num-attention-heads
+  std::int64_t kv_heads = 0;    // --num-query-groups (with --group-query-attention); 0: as many as heads
+  std::int64_t head_dim = 0;    // --kv-channels; 0: hidden / heads
+  std::int64_t vocabulary = 0;  // rows of the embedding: the tokenizer's size, padded
+  std::int64_t seq_length = 0;  // --seq-length
+  NormKind norm = NormKind::layer_norm;  // --normalization
+  double norm_epsilon = 1e-5;            // --norm-epsilon
+  double rotary_base = 10000.0;          // --rotary-base
+  bool tied_embeddings = true;           // --untie-embeddings-and-output-weights clears it
+  std::int64_t first_k_dense = 0;        // --moe-first-k-dense: layers before the first MoE layer
+  std::int64_t moe_layer_freq =
+      1;                   // --moe-layer-freq: of the others, every n-th is an MoE layer (the n-th first)
+  double init_std = 0.02;  // --init-method-std
+  MoeConfig moe;           // router.experts == 0: a dense model
 
   // Zero fields that mean "derived" are filled in here; called once after parsing.
   void resolve();
@@ -37,8 +36,9 @@ struct ModelConfig {
     std::int64_t active = 0;  // parameters that one token passes through
   };
   Counts parameter_counts() const;
-  // Useful floating-point operations of forward and backward per token: 2 per weight and direction used (6 in all), active experts
-  // only, causal attention counted as half of the square. Recomputation and dropped rows are not useful.
+  // Useful floating-point operations of forward and backward per token: 2 per weight and direction used (6 in
+  // all), active experts only, causal attention counted as half of the square. Recomputation and dropped rows
+  // are not useful.
   double flops_per_token() const;
 };
 

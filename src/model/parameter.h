@@ -16,7 +16,8 @@ struct Parameter {
   Tensor value;      // in the compute dtype; this rank's slice
   Tensor grad;       // f32, same shape; sums over micro-batches
   Replication replication = Replication::dense;
-  bool decay = true;  // weight decay applies (false for norms and biases)
+  bool decay = true;      // weight decay applies (false for norms and biases)
+  bool trainable = true;  // false for buffers that are kept with the model but have no gradient
   // The slice of the global tensor: rows [offset, offset + value.dim(0)) of global_shape's leading dimension.
   Shape global_shape;
   std::int64_t offset = 0;

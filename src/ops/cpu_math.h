@@ -6,14 +6,15 @@
 
 namespace xmoe::cpu {
 
-// e^x within 2 units in the last place over the whole range of normal results: below it gives the least normal number or 0, above it
-// saturates near FLT_MAX. NaN gives NaN.
+// e^x within 2 units in the last place over the whole range of normal results: below it gives the least
+// normal number or 0, above it saturates near FLT_MAX. NaN gives NaN.
 inline float fast_exp(float x) {
   constexpr float kLog2e = 1.44269504088896341F;
   // ln 2 in two parts, so that n * ln2_high is exact for |n| < 2^9.
   constexpr float kLn2High = 0.693359375F;
   constexpr float kLn2Low = -2.12194440e-4F;
-  constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
+  constexpr float kRound =
+      12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
   const float low = x < -87.3F ? -87.3F : x;
   const float c = low > 88.37F ? 88.37F : low;
   const float shifted = c * kLog2e + kRound;

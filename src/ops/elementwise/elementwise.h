@@ -6,9 +6,10 @@
 
 namespace xmoe {
 
-void add(const Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out);  // out = a + b; out may be a or b; same shapes
-void convert(const Context& ctx, const Tensor& from, const Tensor& to);             // any of f32, bf16; same shapes
-void fill_zero(const Context& ctx, const Tensor& tensor);                           // any dtype
-void copy(const Context& ctx, const Tensor& from, const Tensor& to);                // same dtype and shape
+void add(const Context& ctx, const Tensor& a, const Tensor& b,
+         const Tensor& out);  // out = a + b; out may be a or b; same shapes
+void convert(const Context& ctx, const Tensor& from, const Tensor& to);  // any of f32, bf16; same shapes
+void fill_zero(const Context& ctx, const Tensor& tensor);                // any dtype
+void copy(const Context& ctx, const Tensor& from, const Tensor& to);     // same dtype and shape
 
 }  // namespace xmoe

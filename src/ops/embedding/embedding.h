@@ -1,4 +1,5 @@
-// Table lookup and its gradient. Ids are checked: an id outside the table is an error that names its position.
+// Table lookup and its gradient. Ids are checked: an id outside the table is an error that names its
+// position.
 #pragma once
 
 #include "device/context.h"

@@ -6,14 +6,14 @@
 
 namespace xmoe {
 
-// out[i] = x[index[i]]; f32 or bf16.
+// out[i] = x[index[i]], zeros where the index is negative (a padding row); f32 or bf16.
 void gather_rows(const Context& ctx,
                  const Tensor& x,      // [T, H]
-                 const Tensor& index,  // [B] i32 in [0, T)
+                 const Tensor& index,  // [B] i32 in [-1, T)
                  const Tensor& out);   // [B, H]
 
-// out[t] = sum over slots j in order of rows[index[t, j]]; negative entries (dropped assignments) contribute nothing. Sums in f32, rounded
-// once. A gather and not a scatter: no atomics, and the same order every time.
+// out[t] = sum over slots j in order of rows[index[t, j]]; negative entries (dropped assignments) contribute
+// nothing. Sums in f32, rounded once. A gather and not a scatter: no atomics, and the same order every time.
 void combine_rows(const Context& ctx,
                   const Tensor& rows,   // [B, H]
                   const Tensor& index,  // [T, k] i32 in [-1, B)

@@ -5,8 +5,8 @@
 namespace xmoe {
 
 void gemm(const Context& ctx, const Tensor& a, const Tensor& b, const Tensor& c, const GemmOptions& options) {
-  XMOE_CHECK(a.rank() == 2 && b.rank() == 2 && c.rank() == 2, "gemm takes matrices, got {}, {} and {}", to_string(a.shape()),
-             to_string(b.shape()), to_string(c.shape()));
+  XMOE_CHECK(a.rank() == 2 && b.rank() == 2 && c.rank() == 2, "gemm takes matrices, got {}, {} and {}",
+             to_string(a.shape()), to_string(b.shape()), to_string(c.shape()));
   const bool ta = options.a == Transpose::yes;
   const bool tb = options.b == Transpose::yes;
   const std::int64_t m = c.dim(0);

@@ -2,8 +2,8 @@
 //
 //   gemm: C = op(A) op(B), or C += op(A) op(B)      op(X) = X or X^T
 //
-// A and B have one dtype (f32 or bf16); C is of that dtype or f32; sums are f32. Zero-sized M, N or K are ordinary: K = 0 gives
-// zeros (or leaves C as it is when accumulating).
+// A and B have one dtype (f32 or bf16); C is of that dtype or f32; sums are f32. Zero-sized M, N or K are
+// ordinary: K = 0 gives zeros (or leaves C as it is when accumulating).
 #pragma once
 
 #include <cstdint>

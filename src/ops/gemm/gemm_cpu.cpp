@@ -1,6 +1,7 @@
-// oneDNN. f32 goes through its BLAS-like call, bf16 through one matmul primitive per (transposes, output, accumulate) with dimensions
-// given at run time: row counts of experts change with every batch, and a primitive per shape would compile code at every step. On
-// AVX-512 the run-time form is within 5 % of the compiled one for tiles of 64 rows and more (bench: gemm).
+// oneDNN. f32 goes through its BLAS-like call, bf16 through one matmul primitive per (transposes, output,
+// accumulate) with dimensions given at run time: row counts of experts change with every batch, and a
+// primitive per shape would compile code at every step. On AVX-512 the run-time form is within 5 % of the
+// compiled one for tiles of 64 rows and more (bench: gemm).
 #include "ops/gemm/gemm_cpu.h"
 
 #include <algorithm>
@@ -17,8 +18,8 @@ namespace xmoe {
 
 namespace {
 
-// Rows and columns of a task. 256 rows amortise the packing of B, and keep the f32 staging that the library uses for bf16 results
-// in the L2 cache; 1024 columns keep it small.
+// Rows and columns of a task. 256 rows amortise the packing of B, and keep the f32 staging that the library
+// uses for bf16 results in the L2 cache; 1024 columns keep it small.
 constexpr std::int64_t kTaskRows = 256;
 constexpr std::int64_t kTaskColumns = 1024;
 
@@ -31,7 +32,8 @@ dnnl::memory::data_type dnnl_type(DType dtype) {
   return dtype == DType::bf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
 }
 
-dnnl::memory::desc matrix(std::int64_t rows, std::int64_t columns, std::int64_t ld, DType dtype, bool transposed) {
+dnnl::memory::desc matrix(std::int64_t rows, std::int64_t columns, std::int64_t ld, DType dtype,
+                          bool transposed) {
   const dnnl::memory::dims strides = transposed ? dnnl::memory::dims{1, ld} : dnnl::memory::dims{ld, 1};
   return {{rows, columns}, dnnl_type(dtype), strides};
 }
@@ -61,17 +63,21 @@ void bf16_tile(const GemmTile& t) {
   thread_local dnnl::stream stream(engine());
   auto& primitive = primitives[variant(t)];
   if (!primitive) primitive = std::make_unique<dnnl::matmul>(make_bf16_matmul(t));
-  dnnl::memory a(matrix(t.m, t.k, t.lda, DType::bf16, t.options.a == Transpose::yes), engine(), const_cast<void*>(t.a));
-  dnnl::memory b(matrix(t.k, t.n, t.ldb, DType::bf16, t.options.b == Transpose::yes), engine(), const_cast<void*>(t.b));
+  dnnl::memory a(matrix(t.m, t.k, t.lda, DType::bf16, t.options.a == Transpose::yes), engine(),
+                 const_cast<void*>(t.a));
+  dnnl::memory b(matrix(t.k, t.n, t.ldb, DType::bf16, t.options.b == Transpose::yes), engine(),
+                 const_cast<void*>(t.b));
   dnnl::memory c(matrix(t.m, t.n, t.ldc, t.output, false), engine(), t.c);
   primitive->execute(stream, {{DNNL_ARG_SRC, a}, {DNNL_ARG_WEIGHTS, b}, {DNNL_ARG_DST, c}});
 }
 
 void f32_tile(const GemmTile& t) {
-  const auto status = dnnl_sgemm(t.options.a == Transpose::yes ? 'T' : 'N', t.options.b == Transpose::yes ? 'T' : 'N', t.m, t.n, t.k, 1.0F,
-                                 static_cast<const float*>(t.a), t.lda, static_cast<const float*>(t.b), t.ldb,
-                                 t.options.accumulate ? 1.0F : 0.0F, static_cast<float*>(t.c), t.ldc);
-  XMOE_CHECK(status == dnnl_success, "oneDNN sgemm {}x{}x{} failed with status {}", t.m, t.n, t.k, static_cast<int>(status));
+  const auto status =
+      dnnl_sgemm(t.options.a == Transpose::yes ? 'T' : 'N', t.options.b == Transpose::yes ? 'T' : 'N', t.m,
+                 t.n, t.k, 1.0F, static_cast<const float*>(t.a), t.lda, static_cast<const float*>(t.b), t.ldb,
+                 t.options.accumulate ? 1.0F : 0.0F, static_cast<float*>(t.c), t.ldc);
+  XMOE_CHECK(status == dnnl_success, "oneDNN sgemm {}x{}x{} failed with status {}", t.m, t.n, t.k,
+             static_cast<int>(status));
 }
 
 // bf16 on a CPU whose library cannot multiply it: widen, multiply, round.
@@ -79,11 +85,13 @@ void widened_tile(const GemmTile& t) {
   thread_local std::vector<float> a;
   thread_local std::vector<float> b;
   thread_local std::vector<float> c;
-  const auto widen = [](std::vector<float>& to, const void* from, std::int64_t rows, std::int64_t columns, std::int64_t ld) {
+  const auto widen = [](std::vector<float>& to, const void* from, std::int64_t rows, std::int64_t columns,
+                        std::int64_t ld) {
     to.resize(static_cast<std::size_t>(rows * columns));
     for (std::int64_t i = 0; i < rows; ++i)
       for (std::int64_t j = 0; j < columns; ++j)
-        to[static_cast<std::size_t>(i * columns + j)] = static_cast<float>(static_cast<const bf16*>(from)[i * ld + j]);
+        to[static_cast<std::size_t>(i * columns + j)] =
+            static_cast<float>(static_cast<const bf16*>(from)[i * ld + j]);
   };
   const bool ta = t.options.a == Transpose::yes;
   const bool tb = t.options.b == Transpose::yes;
@@ -106,7 +114,8 @@ void widened_tile(const GemmTile& t) {
   f32_tile(f);
   if (t.output == DType::bf16) {
     for (std::int64_t i = 0; i < t.m; ++i)
-      for (std::int64_t j = 0; j < t.n; ++j) static_cast<bf16*>(t.c)[i * t.ldc + j] = bf16(c[static_cast<std::size_t>(i * t.n + j)]);
+      for (std::int64_t j = 0; j < t.n; ++j)
+        static_cast<bf16*>(t.c)[i * t.ldc + j] = bf16(c[static_cast<std::size_t>(i * t.n + j)]);
   }
 }
 
@@ -166,7 +175,8 @@ void gemm(const Tensor& a, const Tensor& b, const Tensor& c, const GemmOptions& 
   whole.output = c.dtype();
   whole.options = options;
   // Small products get smaller tasks, so that every thread has one.
-  const std::int64_t rows = std::clamp<std::int64_t>((whole.m + thread_count() - 1) / thread_count(), 1, kTaskRows);
+  const std::int64_t rows =
+      std::clamp<std::int64_t>((whole.m + thread_count() - 1) / thread_count(), 1, kTaskRows);
   const std::int64_t row_tasks = (whole.m + rows - 1) / rows;
   const std::int64_t column_tasks = (whole.n + kTaskColumns - 1) / kTaskColumns;
   parallel_tasks(row_tasks * column_tasks, [&](std::int64_t task, int) {
@@ -175,9 +185,12 @@ void gemm(const Tensor& a, const Tensor& b, const Tensor& c, const GemmOptions& 
     GemmTile t = whole;
     t.m = std::min(rows, whole.m - i);
     t.n = std::min(kTaskColumns, whole.n - j);
-    t.a = static_cast<const std::byte*>(whole.a) + static_cast<std::size_t>(ta ? i : i * whole.lda) * size_of(whole.input);
-    t.b = static_cast<const std::byte*>(whole.b) + static_cast<std::size_t>(tb ? j * whole.ldb : j) * size_of(whole.input);
-    t.c = static_cast<std::byte*>(whole.c) + static_cast<std::size_t>(i * whole.ldc + j) * size_of(whole.output);
+    t.a = static_cast<const std::byte*>(whole.a) +
+          static_cast<std::size_t>(ta ? i : i * whole.lda) * size_of(whole.input);
+    t.b = static_cast<const std::byte*>(whole.b) +
+          static_cast<std::size_t>(tb ? j * whole.ldb : j) * size_of(whole.input);
+    t.c = static_cast<std::byte*>(whole.c) +
+          static_cast<std::size_t>(i * whole.ldc + j) * size_of(whole.output);
     gemm_tile(t);
   });
 }

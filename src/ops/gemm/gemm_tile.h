@@ -1,5 +1,5 @@
-// One matrix product on the calling CPU thread: the piece from which CPU ops that own their threads (grouped GEMM, attention, the
-// fused loss) are built. Row-major with leading dimensions; the same contract as gemm.h.
+// One matrix product on the calling CPU thread: the piece from which CPU ops that own their threads (grouped
+// GEMM, attention, the fused loss) are built. Row-major with leading dimensions; the same contract as gemm.h.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,8 @@ struct GemmTile {
 
 void gemm_tile(const GemmTile& tile);
 
-// Whether this CPU multiplies bf16 natively through the library; without it bf16 operands are widened to f32 first.
+// Whether this CPU multiplies bf16 natively through the library; without it bf16 operands are widened to f32
+// first.
 bool cpu_has_bf16_gemm();
 
 }  // namespace xmoe

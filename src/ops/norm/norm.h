@@ -15,16 +15,17 @@ namespace xmoe {
 
 enum class NormKind : std::uint8_t { rms_norm, layer_norm };
 
-void norm_forward(const Context& ctx, NormKind kind, float epsilon,
-                  const Tensor& x,       // [T, H]
-                  const Tensor& weight,  // [H]
-                  const Tensor& bias,    // [H]; undefined for rms_norm
-                  const Tensor& y,       // [T, H]
-                  const Tensor& stats);  // [T, 2] f32: mean (0 for rms_norm), 1 / deviation; kept for backward
+void norm_forward(
+    const Context& ctx, NormKind kind, float epsilon,
+    const Tensor& x,       // [T, H]
+    const Tensor& weight,  // [H]
+    const Tensor& bias,    // [H]; undefined for rms_norm
+    const Tensor& y,       // [T, H]
+    const Tensor& stats);  // [T, 2] f32: mean (0 for rms_norm), 1 / deviation; kept for backward
 
 // y again from the kept statistics, bit for bit (so that y need not be kept).
-void norm_recompute(const Context& ctx, NormKind kind, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& stats,
-                    const Tensor& y);
+void norm_recompute(const Context& ctx, NormKind kind, const Tensor& x, const Tensor& weight,
+                    const Tensor& bias, const Tensor& stats, const Tensor& y);
 
 void norm_backward(const Context& ctx, NormKind kind,
                    const Tensor& dy,       // [T, H]

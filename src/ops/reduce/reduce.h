@@ -1,5 +1,5 @@
-// Reductions of a whole tensor to a host value. Sums are taken in double over fixed blocks, so that they depend on neither the number of
-// threads nor their timing.
+// Reductions of a whole tensor to a host value. Sums are taken in double over fixed blocks, so that they
+// depend on neither the number of threads nor their timing.
 #pragma once
 
 #include "device/context.h"
@@ -7,7 +7,8 @@
 
 namespace xmoe {
 
-double sum(const Context& ctx, const Tensor& x);             // any shape, f32
-double sum_of_squares(const Context& ctx, const Tensor& x);  // any shape, f32; not finite if any element is not
+double sum(const Context& ctx, const Tensor& x);  // any shape, f32
+double sum_of_squares(const Context& ctx,
+                      const Tensor& x);  // any shape, f32; not finite if any element is not
 
 }  // namespace xmoe

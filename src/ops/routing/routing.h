@@ -1,14 +1,17 @@
 // From router logits to the choice of experts, and back. All in f32; counts in i64.
 //
-//   scores    softmax over experts (pre_softmax), sigmoid, or raw logits (softmax over the selected ones: post-softmax)
-//   choice    the k best of score + bias; the bias (auxiliary-loss-free balancing, Wang et al. 2024) affects the choice only.
+//   scores    softmax over experts (pre_softmax), sigmoid, or raw logits (softmax over the selected ones:
+//   post-softmax) choice    the k best of score + bias; the bias (auxiliary-loss-free balancing, Wang et al.
+//   2024) affects the choice only.
 //             Ties: the lower expert index. NaN never wins over a number.
-//             With groups > 1 experts are split evenly into groups, groups are ranked by the sum of the two best biased scores of their
-//             experts (DeepSeek-V3; by the best one when there is no bias: DeepSeek-V2), and only experts of the topk_groups best groups
-//             are eligible.
-//   weights   scores of the chosen (post-softmax: softmax over the chosen logits), divided by their sum if normalize_topk, times the
+//             With groups > 1 experts are split evenly into groups, groups are ranked by the sum of the two
+//             best biased scores of their experts (DeepSeek-V3; by the best one when there is no bias:
+//             DeepSeek-V2), and only experts of the topk_groups best groups are eligible.
+//   weights   scores of the chosen (post-softmax: softmax over the chosen logits), divided by their sum if
+//   normalize_topk, times the
 //             scaling factor. For sigmoid the sum is taken with 1e-20 added.
-//   probs     what the auxiliary loss averages: softmax of the logits over all experts; for sigmoid the scores divided by their sum.
+//   probs     what the auxiliary loss averages: softmax of the logits over all experts; for sigmoid the
+//   scores divided by their sum.
 //
 // Slots are ordered by decreasing biased score.
 #pragma once

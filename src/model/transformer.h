@@ -1,0 +1,143 @@
+// The whole model: embedding, pre-norm decoder layers, final norm, output projection with its loss. Forward
+// and backward are explicit.
+//
+//   x_0 = embedding(tokens);  m_l = x_l + attention(norm(x_l));  x_{l+1} = m_l + mlp(norm(m_l));
+//   loss(norm(x_L))
+//
+// mlp is dense in the first layers and an MoE in the others (ModelConfig::is_moe_layer). Kept for backward
+// per layer: the residual streams x_l and m_l, statistics of the norms, what the attention keeps and what the
+// MoE keeps; outputs of norms are computed again.
+//
+// T = batch * S tokens of this rank, H hidden size, V rows of the embedding, E experts.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "comm/mesh.h"
+#include "model/attention_block.h"
+#include "model/config.h"
+#include "model/parameter_set.h"
+#include "moe/layer.h"
+
+namespace xmoe {
+
+// What one micro-batch yields, the same on every rank but where said otherwise.
+struct MicroBatchResult {
+  double lm_loss = 0.0;          // mean over the tokens of all ranks
+  double aux_loss = 0.0;         // with its coefficient; sum over layers
+  double z_loss = 0.0;           // likewise
+  std::int64_t dropped = 0;      // assignments dropped on this rank
+  std::int64_t assignments = 0;  // assignments made on this rank
+};
+
+// Keys and values of the positions seen so far, for generation.
+struct KeyValueCache {
+  std::vector<Tensor> keys, values;  // per layer [batch, S, kv_heads * D]
+  std::int64_t length = 0;           // positions filled; at most S
+};
+
+class Transformer {
+ public:
+  // Weights in `dtype` (f32 or bf16; routers in f32). Without `train` there are no gradients and no backward.
+  Transformer(const ModelConfig& config, DType dtype, Mesh& mesh, std::uint64_t seed, bool train);
+
+  // Forward and backward of one micro-batch; gradients are added to. The loss that is differentiated is
+  //   loss_scale * (mean cross-entropy + auxiliary losses), means over the tokens of all ranks.
+  MicroBatchResult forward_backward(
+      const Tensor& tokens,   // [T] i32
+      const Tensor& targets,  // [T] i32; kIgnoredTarget where nothing is predicted
+      std::int64_t batch, double loss_scale);
+
+  // Losses only. Every rank of an expert-parallel group must call it.
+  void evaluate(const Tensor& tokens, const Tensor& targets, std::int64_t batch,
+                const Tensor& losses);  // [T] f32
+  void logits(const Tensor& tokens, std::int64_t batch,
+              const Tensor& out);  // [T, V] f32
+
+  KeyValueCache make_cache(Arena& arena, std::int64_t batch) const;
+  // One token per sequence at position cache.length, which is advanced.
+  void decode(const Tensor& tokens,  // [batch] i32
+              KeyValueCache& cache,
+              const Tensor& out);  // [batch, V] f32
+
+  // Assignments per expert of the MoE layers, summed over ranks and over the micro-batches since
+  // clear_counts().
+  const Tensor& expert_counts() const { return counts_total_; }  // [MoE layers, E] i64
+  void clear_counts();
+  // Auxiliary-loss-free balancing: the bias of an expert moves by `rate` towards the mean load (Wang et al.
+  // 2024).
+  void update_expert_bias();
+
+  void clear_gradients();
+  // After forward_backward: names the first place, in order of computation, that holds a value that is not
+  // finite; empty if there is none.
+  std::string locate_non_finite() const;
+
+  const ModelConfig& config() const { return config_; }
+  DType dtype() const { return dtype_; }
+  ParameterSet& parameters() { return parameters_; }
+  const ParameterSet& parameters() const { return parameters_; }
+  Context context() { return {workspace_}; }
+  // All arenas, for accounts of memory.
+  std::vector<const Arena*> arenas() const { return {&values_, &gradients_, &saved_, &workspace_}; }
+  std::size_t moe_saved_bytes(std::int64_t layer) const;  // of the last forward_backward
+
+  struct Layer {
+    Weight attention_norm, attention_norm_bias, mlp_norm, mlp_norm_bias;
+    std::optional<AttentionBlock> attention;
+    Weight mlp_w1, mlp_w2;  // dense layers: [1, F', H], [1, H, F]
+    std::unique_ptr<MoeLayer> moe;
+    std::int64_t moe_index = -1;
+  };
+  const std::vector<Layer>& layers() const { return layers_; }
+  const Weight& embedding() const { return embedding_; }
+  const Weight& output() const { return config_.tied_embeddings ? embedding_ : output_; }
+  const Weight& final_norm() const { return final_norm_; }
+  const Weight& final_norm_bias() const { return final_norm_bias_; }
+  const Tensor& rope_table() const { return rope_table_; }
+
+ private:
+  struct LayerSaved {
+    Tensor x;             // [T, H] input of the layer
+    Tensor middle;        // [T, H] after attention
+    Tensor norm1, norm2;  // [T, 2] f32
+    AttentionSaved attention;
+    Tensor mlp_h;  // dense: [T, F']
+    MoeSaved moe;
+  };
+
+  void build_layers(std::uint64_t seed, bool train);
+  AttentionShape attention_shape(std::int64_t batch) const;
+  RouterSums sums_of(std::int64_t moe_index) const;
+  // Runs all layers and returns the output of the last [T, H]; with `keep` all that backward needs stays in
+  // kept_.
+  Tensor forward_layers(const Tensor& tokens, std::int64_t batch, bool keep);
+  void forward_mlp(const Layer& layer, const Tensor& x, const Tensor& y, LayerSaved& kept);
+  Tensor final_hidden(const Tensor& tokens,
+                      std::int64_t batch);  // [T, H] in the workspace, after the final norm
+  void backward_layer(const Layer& layer, std::int64_t batch, const LayerSaved& kept, double loss_scale,
+                      const Tensor& dx);
+  void reduce_router_sums(std::int64_t tokens, MicroBatchResult& result);
+  RouterSumGradients router_gradients(const Layer& layer, double loss_scale) const;
+
+  ModelConfig config_;
+  DType dtype_;
+  Mesh& mesh_;
+  Arena values_, gradients_, saved_, workspace_;
+  ParameterSet parameters_;
+  std::vector<Layer> layers_;
+  Weight embedding_, output_, final_norm_, final_norm_bias_;
+  Tensor rope_table_;                  // [S, D] f32
+  Tensor router_sums_;                 // [MoE layers, E + 1] f32: prob_sums, z_sum
+  Tensor router_counts_;               // [MoE layers, E] i64
+  Tensor counts_total_;                // [MoE layers, E] i64
+  std::vector<Tensor> router_biases_;  // [E] f32 each; empty without expert bias
+  std::int64_t router_tokens_ = 0;     // tokens behind the sums, of all ranks
+  std::vector<LayerSaved> kept_;
+};
+
+}  // namespace xmoe

@@ -1,0 +1,210 @@
+// Construction of a model: which parameters it has, what they are called and how they start.
+#include <cmath>
+
+#include "model/transformer.h"
+#include "ops/elementwise/elementwise.h"
+#include "ops/reduce/reduce.h"
+#include "ops/rope/rope.h"
+
+namespace xmoe {
+
+namespace {
+
+// Indices of a layer's parameters in the set, before they have memory.
+struct LayerIndices {
+  std::size_t attention_norm = 0, attention_norm_bias = 0, qkv = 0, attention_out = 0, mlp_norm = 0,
+              mlp_norm_bias = 0;
+  std::size_t w1 = 0, w2 = 0, router = 0, router_bias = 0, shared_w1 = 0, shared_w2 = 0;
+};
+
+class Declarations {
+ public:
+  Declarations(ParameterSet& set, const ModelConfig& config, DType dtype)
+      : set_(set),
+        config_(config),
+        dtype_(dtype),
+        // Projections that end a residual branch start smaller, so that the stream's variance does not grow
+        // with depth (GPT-2).
+        output_std_(config.init_std / std::sqrt(2.0 * static_cast<double>(config.layers))) {}
+
+  std::size_t matrix(const std::string& name, const Shape& shape) {
+    return weight(name, shape, config_.init_std, Replication::dense);
+  }
+  std::size_t output_matrix(const std::string& name, const Shape& shape) {
+    return weight(name, shape, output_std_, Replication::dense);
+  }
+  std::size_t expert_matrix(const std::string& name, const Shape& shape) {
+    return weight(name, shape, config_.init_std, Replication::expert);
+  }
+  std::size_t expert_output(const std::string& name, const Shape& shape) {
+    return weight(name, shape, output_std_, Replication::expert);
+  }
+  std::size_t vector(const std::string& name, float value) {
+    return set_.declare({.name = name,
+                         .global_shape = {config_.hidden},
+                         .dtype = dtype_,
+                         .init_value = value,
+                         .decay = false});
+  }
+  std::size_t router(const std::string& name) {
+    return set_.declare({.name = name,
+                         .global_shape = {config_.moe.router.experts, config_.hidden},
+                         .init_std = config_.init_std});
+  }
+  std::size_t router_bias(const std::string& name) {
+    return set_.declare(
+        {.name = name, .global_shape = {config_.moe.router.experts}, .decay = false, .trainable = false});
+  }
+
+ private:
+  std::size_t weight(const std::string& name, const Shape& shape, double deviation, Replication replication) {
+    return set_.declare({.name = name,
+                         .global_shape = shape,
+                         .replication = replication,
+                         .dtype = dtype_,
+                         .init_std = deviation});
+  }
+
+  ParameterSet& set_;
+  const ModelConfig& config_;
+  DType dtype_;
+  double output_std_;
+};
+
+LayerIndices declare_layer(Declarations& declare, const ModelConfig& c, std::int64_t index) {
+  const std::string prefix = fmt::format("layers.{}.", index);
+  const bool bias = c.norm == NormKind::layer_norm;
+  const MoeConfig& m = c.moe;
+  LayerIndices at;
+  at.attention_norm = declare.vector(prefix + "attention_norm.weight", 1.0F);
+  if (bias) at.attention_norm_bias = declare.vector(prefix + "attention_norm.bias", 0.0F);
+  at.qkv = declare.matrix(prefix + "attention.qkv", {(c.heads + 2 * c.kv_heads) * c.head_dim, c.hidden});
+  at.attention_out = declare.output_matrix(prefix + "attention.out", {c.hidden, c.heads * c.head_dim});
+  at.mlp_norm = declare.vector(prefix + "mlp_norm.weight", 1.0F);
+  if (bias) at.mlp_norm_bias = declare.vector(prefix + "mlp_norm.bias", 0.0F);
+  if (!c.is_moe_layer(index)) {
+    at.w1 = declare.matrix(prefix + "mlp.w1", {preactivation_width(m.activation, c.ffn_hidden), c.hidden});
+    at.w2 = declare.output_matrix(prefix + "mlp.w2", {c.hidden, c.ffn_hidden});
+    return at;
+  }
+  at.router = declare.router(prefix + "moe.router.weight");
+  if (m.router.expert_bias) at.router_bias = declare.router_bias(prefix + "moe.router.bias");
+  at.w1 =
+      declare.expert_matrix(prefix + "moe.experts.w1",
+                            {m.router.experts, preactivation_width(m.activation, m.ffn_hidden), c.hidden});
+  at.w2 = declare.expert_output(prefix + "moe.experts.w2", {m.router.experts, c.hidden, m.ffn_hidden});
+  if (m.shared_ffn_hidden > 0) {
+    at.shared_w1 = declare.matrix(prefix + "moe.shared.w1",
+                                  {preactivation_width(m.activation, m.shared_ffn_hidden), c.hidden});
+    at.shared_w2 = declare.output_matrix(prefix + "moe.shared.w2", {c.hidden, m.shared_ffn_hidden});
+  }
+  return at;
+}
+
+// A dense MLP is computed as a group of one expert.
+Weight one_expert(const Weight& w) {
+  const Shape shape = {1, w.value.dim(0), w.value.dim(1)};
+  return {w.value.reshape(shape), w.grad.defined() ? w.grad.reshape(shape) : Tensor{}};
+}
+
+}  // namespace
+
+Transformer::Transformer(const ModelConfig& config, DType dtype, Mesh& mesh, std::uint64_t seed, bool train)
+    : config_(config),
+      dtype_(dtype),
+      mesh_(mesh),
+      values_({}, MemoryTag::parameters),
+      gradients_({}, MemoryTag::gradients),
+      saved_({}, MemoryTag::saved),
+      workspace_({}, MemoryTag::workspace),
+      parameters_(mesh.ep().rank(), mesh.ep().size()) {
+  build_layers(seed, train);
+}
+
+void Transformer::build_layers(std::uint64_t seed, bool train) {
+  const ModelConfig& c = config_;
+  const bool bias = c.norm == NormKind::layer_norm;
+  Declarations declare(parameters_, c, dtype_);
+  const std::size_t embedding = declare.matrix("embedding.weight", {c.vocabulary, c.hidden});
+  std::vector<LayerIndices> indices;
+  for (std::int64_t l = 0; l < c.layers; ++l) indices.push_back(declare_layer(declare, c, l));
+  const std::size_t final_norm = declare.vector("final_norm.weight", 1.0F);
+  const std::size_t final_bias = bias ? declare.vector("final_norm.bias", 0.0F) : 0;
+  const std::size_t output =
+      c.tied_embeddings ? 0 : declare.matrix("output.weight", {c.vocabulary, c.hidden});
+  parameters_.allocate(values_, train ? &gradients_ : nullptr, seed);
+
+  embedding_ = parameters_.weight(embedding);
+  final_norm_ = parameters_.weight(final_norm);
+  if (bias) final_norm_bias_ = parameters_.weight(final_bias);
+  if (!c.tied_embeddings) output_ = parameters_.weight(output);
+  rope_table_ = values_.tensor(DType::f32, {c.seq_length, c.head_dim});
+  xmoe::rope_table(c.rotary_base, rope_table_);
+
+  std::int64_t moe_layers = 0;
+  for (std::int64_t l = 0; l < c.layers; ++l) {
+    const LayerIndices& at = indices[static_cast<std::size_t>(l)];
+    Layer layer;
+    layer.attention_norm = parameters_.weight(at.attention_norm);
+    layer.mlp_norm = parameters_.weight(at.mlp_norm);
+    if (bias) {
+      layer.attention_norm_bias = parameters_.weight(at.attention_norm_bias);
+      layer.mlp_norm_bias = parameters_.weight(at.mlp_norm_bias);
+    }
+    layer.attention.emplace(parameters_.weight(at.qkv), parameters_.weight(at.attention_out));
+    if (c.is_moe_layer(l)) {
+      MoeWeights weights;
+      weights.router = parameters_.weight(at.router);
+      if (c.moe.router.expert_bias) {
+        weights.router_bias = parameters_.weight(at.router_bias).value;
+        router_biases_.push_back(weights.router_bias);
+      }
+      weights.experts_w1 = parameters_.weight(at.w1);
+      weights.experts_w2 = parameters_.weight(at.w2);
+      if (c.moe.shared_ffn_hidden > 0) {
+        weights.shared_w1 = one_expert(parameters_.weight(at.shared_w1));
+        weights.shared_w2 = one_expert(parameters_.weight(at.shared_w2));
+      }
+      layer.moe = std::make_unique<MoeLayer>(c.moe, weights, mesh_.ep());
+      layer.moe_index = moe_layers++;
+    } else {
+      layer.mlp_w1 = one_expert(parameters_.weight(at.w1));
+      layer.mlp_w2 = one_expert(parameters_.weight(at.w2));
+    }
+    layers_.push_back(std::move(layer));
+  }
+  if (moe_layers > 0) {
+    const std::int64_t experts = c.moe.router.experts;
+    router_sums_ = values_.zeros(DType::f32, {moe_layers, experts + 1});
+    router_counts_ = values_.zeros(DType::i64, {moe_layers, experts});
+    counts_total_ = values_.zeros(DType::i64, {moe_layers, experts});
+  }
+}
+
+std::string Transformer::locate_non_finite() const {
+  Arena scratch({}, MemoryTag::workspace);
+  const Context ctx{scratch};
+  const auto finite = [&](const Tensor& t) {
+    const ArenaScope scope(scratch);
+    Tensor wide = t;
+    if (t.dtype() != DType::f32) {
+      wide = scratch.tensor(DType::f32, t.shape());
+      convert(ctx, t, wide);
+    }
+    return std::isfinite(sum_of_squares(ctx, wide));
+  };
+  for (std::size_t l = 0; l < kept_.size(); ++l) {
+    if (!finite(kept_[l].x))
+      return l == 0 ? std::string("the embedding") : fmt::format("the output of layer {}", l - 1);
+    if (!finite(kept_[l].middle)) return fmt::format("the output of attention in layer {}", l);
+    if (kept_[l].moe.logits.defined() && !finite(kept_[l].moe.logits))
+      return fmt::format("the router logits of layer {}", l);
+  }
+  // Backward runs from the last parameter to the first.
+  const auto all = parameters_.all();
+  for (std::size_t i = all.size(); i-- > 0;)
+    if (all[i].grad.defined() && !finite(all[i].grad)) return fmt::format("the gradient of {}", all[i].name);
+  return {};
+}
+
+}  // namespace xmoe

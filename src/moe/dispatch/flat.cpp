@@ -1,0 +1,194 @@
+// The padding-free dispatcher: one uneven all-to-all in each direction. Only rows that change rank are
+// packed, sent and kept; rows whose experts are on this rank are read from x where it lies.
+//
+// Rows of this rank's tokens ("local" in combine) are ordered: first those that come back from other ranks,
+// by rank, so that the all-to-all writes them in place; then those computed here, which the experts write in
+// place.
+#include <algorithm>
+#include <numeric>
+
+#include "moe/dispatch/dispatcher.h"
+#include "ops/gather/gather.h"
+
+namespace xmoe {
+
+namespace {
+
+class FlatDispatcher final : public Dispatcher {
+ public:
+  explicit FlatDispatcher(Communicator& ep) : ep_(ep) {}
+
+  DispatchPlan plan(const Context& ctx, Arena& saved, const Pft& pft) override {
+    const auto ranks = static_cast<std::size_t>(ep_.size());
+    const auto self = static_cast<std::size_t>(ep_.rank());
+    const std::size_t local_experts = pft.per_expert.size() / ranks;
+    const auto incoming = exchange_counts(ctx, pft);
+
+    DispatchPlan plan;
+    plan.tokens = pft.tokens;
+    plan.local_rows = pft.kept();
+    plan.send_rows.assign(ranks, 0);
+    plan.recv_rows.assign(ranks, 0);
+    for (std::size_t e = 0; e < pft.per_expert.size(); ++e) {
+      plan.send_rows[e / local_experts] += pft.per_expert[e];
+      plan.recv_rows[e / local_experts] += incoming[e];
+    }
+    // The segment of the PFT that stays here; all else is sent in the order of the PFT.
+    const std::int64_t own_begin = std::accumulate(
+        plan.send_rows.begin(), plan.send_rows.begin() + static_cast<std::ptrdiff_t>(self), std::int64_t{0});
+    const std::int64_t own_rows = plan.send_rows[self];
+    const std::int64_t own_end = own_begin + own_rows;
+    const std::int64_t sent = pft.kept() - own_rows;
+    plan.send_rows[self] = 0;
+    plan.recv_rows[self] = 0;
+
+    const auto* token_ids = pft.token_ids.data<std::int32_t>();
+    plan.send_tokens = saved.tensor(DType::i32, {sent});
+    auto* send_tokens = plan.send_tokens.data<std::int32_t>();
+    std::copy(token_ids, token_ids + own_begin, send_tokens);
+    std::copy(token_ids + own_end, token_ids + pft.kept(), send_tokens + own_begin);
+
+    plan.combine_index = saved.tensor(DType::i32, pft.rows.shape());
+    const auto* pft_rows = pft.rows.data<std::int32_t>();
+    auto* combine = plan.combine_index.data<std::int32_t>();
+    for (std::int64_t a = 0; a < pft.tokens * pft.top_k; ++a) {
+      const std::int64_t row = pft_rows[a];
+      const std::int64_t place = row < own_begin ? row
+                                 : row < own_end ? sent + row - own_begin
+                                                 : row - own_rows;
+      combine[a] = static_cast<std::int32_t>(place);
+    }
+
+    plan.per_expert.assign(local_experts, 0);
+    for (std::size_t e = 0; e < incoming.size(); ++e) plan.per_expert[e % local_experts] += incoming[e];
+    const std::int64_t total =
+        std::accumulate(plan.per_expert.begin(), plan.per_expert.end(), std::int64_t{0});
+    plan.source = saved.tensor(DType::i32, {total});
+    plan.destination = saved.tensor(DType::i32, {total});
+    plan.weights = saved.tensor(DType::f32, {total});
+    const ArenaScope scope(ctx.workspace);
+    const Tensor received_weights = exchange_weights(ctx, plan, pft, own_begin, own_end);
+    place_rows(plan, pft, incoming, own_begin, received_weights);
+    return plan;
+  }
+
+  RowPair dispatch(const Context& ctx, Arena& arena, const DispatchPlan& plan, const Tensor& x) override {
+    RowPair pair{x, {}};
+    if (ep_.size() == 1) return pair;
+    pair.remote = arena.tensor(x.dtype(), {plan.received(), x.dim(1)});
+    const ArenaScope scope(ctx.workspace);
+    const Tensor send = ctx.workspace.tensor(x.dtype(), {plan.send_tokens.dim(0), x.dim(1)});
+    gather_rows(ctx, x, plan.send_tokens, send);
+    ep_.all_to_all_v(send, plan.send_rows, pair.remote, plan.recv_rows);
+    return pair;
+  }
+
+  RowPair results(Arena& arena, const DispatchPlan& plan, const Tensor& like) override {
+    RowPair pair{arena.tensor(like.dtype(), {plan.local_rows, like.dim(1)}), {}};
+    if (ep_.size() > 1) pair.remote = arena.tensor(like.dtype(), {plan.received(), like.dim(1)});
+    return pair;
+  }
+
+  void combine(const Context& ctx, const DispatchPlan& plan, const RowPair& results,
+               const Tensor& out) override {
+    if (ep_.size() > 1)
+      ep_.all_to_all_v(results.remote, plan.recv_rows, results.local.slice(0, plan.send_tokens.dim(0)),
+                       plan.send_rows);
+    combine_rows(ctx, results.local, plan.combine_index, out);
+  }
+
+  void return_weights(const Context& ctx, const DispatchPlan& plan, const Tensor& dweights,
+                      const Tensor& d_top_weights) override {
+    const ArenaScope scope(ctx.workspace);
+    const Tensor all = ctx.workspace.tensor(DType::f32, {plan.local_rows + plan.received()});
+    const auto* destination = plan.destination.data<std::int32_t>();
+    const auto* from = dweights.data<float>();
+    auto* to = all.data<float>();
+    for (std::int64_t r = 0; r < dweights.dim(0); ++r) to[destination[r]] = from[r];
+    if (ep_.size() > 1)
+      ep_.all_to_all_v(all.slice(plan.local_rows, all.dim(0)), plan.recv_rows,
+                       all.slice(0, plan.send_tokens.dim(0)), plan.send_rows);
+    const auto* index = plan.combine_index.data<std::int32_t>();
+    auto* out = d_top_weights.data<float>();
+    for (std::int64_t a = 0; a < d_top_weights.numel(); ++a) out[a] = index[a] < 0 ? 0.0F : to[index[a]];
+  }
+
+ private:
+  // [ep * E / ep]: rows that rank j sends to local expert e, at j * (E / ep) + e.
+  std::vector<std::int64_t> exchange_counts(const Context& ctx, const Pft& pft) {
+    std::vector<std::int64_t> incoming = pft.per_expert;
+    if (ep_.size() == 1) return incoming;
+    const ArenaScope scope(ctx.workspace);
+    const auto experts = static_cast<std::int64_t>(pft.per_expert.size());
+    const Tensor send = ctx.workspace.tensor(DType::i64, {experts});
+    const Tensor recv = ctx.workspace.tensor(DType::i64, {experts});
+    std::copy(incoming.begin(), incoming.end(), send.data<std::int64_t>());
+    const std::vector<std::int64_t> each(static_cast<std::size_t>(ep_.size()), experts / ep_.size());
+    ep_.all_to_all_v(send, each, recv, each);
+    std::copy_n(recv.data<std::int64_t>(), experts, incoming.begin());
+    return incoming;
+  }
+
+  // Weights travel with their rows.
+  Tensor exchange_weights(const Context& ctx, const DispatchPlan& plan, const Pft& pft,
+                          std::int64_t own_begin, std::int64_t own_end) {
+    const Tensor received = ctx.workspace.tensor(DType::f32, {plan.received()});
+    if (ep_.size() == 1) return received;
+    const Tensor send = ctx.workspace.tensor(DType::f32, {plan.send_tokens.dim(0)});
+    const auto* weights = pft.weights.data<float>();
+    std::copy(weights, weights + own_begin, send.data<float>());
+    std::copy(weights + own_end, weights + pft.kept(), send.data<float>() + own_begin);
+    ep_.all_to_all_v(send, plan.send_rows, received, plan.recv_rows);
+    return received;
+  }
+
+  // The order in which the experts compute: by expert, then by rank of origin, then by token.
+  void place_rows(const DispatchPlan& plan, const Pft& pft, const std::vector<std::int64_t>& incoming,
+                  std::int64_t own_begin, const Tensor& received_weights) const {
+    const auto ranks = static_cast<std::size_t>(ep_.size());
+    const auto self = static_cast<std::size_t>(ep_.rank());
+    const std::size_t local_experts = plan.per_expert.size();
+    const std::int64_t sent = plan.send_tokens.dim(0);
+    std::vector<std::int64_t> next(ranks, 0);  // in the buffer of received rows
+    std::exclusive_scan(plan.recv_rows.begin(), plan.recv_rows.end(), next.begin(), std::int64_t{0});
+    std::vector<std::int64_t> begin(incoming.size());  // of the rows of (rank, expert) in that buffer
+    for (std::size_t j = 0; j < ranks; ++j)
+      for (std::size_t e = 0; e < local_experts && j != self; ++e) {
+        begin[j * local_experts + e] = next[j];
+        next[j] += incoming[j * local_experts + e];
+      }
+    auto* source = plan.source.data<std::int32_t>();
+    auto* destination = plan.destination.data<std::int32_t>();
+    auto* weights = plan.weights.data<float>();
+    const auto* token_ids = pft.token_ids.data<std::int32_t>();
+    std::int64_t r = 0;
+    std::int64_t own = own_begin;  // rows of this rank's own segment come in the order of the PFT
+    for (std::size_t e = 0; e < local_experts; ++e) {
+      for (std::size_t j = 0; j < ranks; ++j) {
+        const std::int64_t count = incoming[j * local_experts + e];
+        for (std::int64_t i = 0; i < count; ++i, ++r) {
+          if (j == self) {
+            source[r] = token_ids[own];
+            destination[r] = static_cast<std::int32_t>(sent + own - own_begin);
+            weights[r] = pft.weights.data<float>()[own++];
+          } else {
+            const std::int64_t at = begin[j * local_experts + e] + i;
+            source[r] = static_cast<std::int32_t>(plan.tokens + at);
+            destination[r] = static_cast<std::int32_t>(plan.local_rows + at);
+            weights[r] = received_weights.data<float>()[at];
+          }
+        }
+      }
+    }
+  }
+
+  Communicator& ep_;
+};
+
+}  // namespace
+
+std::unique_ptr<Dispatcher> make_flat_dispatcher(Communicator& ep) {
+  return std::make_unique<FlatDispatcher>(ep);
+}
+
+}  // namespace xmoe

@@ -1,0 +1,125 @@
+// The conventional dispatcher (GShard, DeepSpeed-MoE): a buffer of `capacity` rows for every expert, filled
+// up with zeros, exchanged by an even all-to-all; the experts compute the zeros too. It is here as the
+// baseline that the padding-free one is measured against.
+#include <algorithm>
+
+#include "moe/dispatch/dispatcher.h"
+#include "ops/gather/gather.h"
+
+namespace xmoe {
+
+namespace {
+
+class PaddedDispatcher final : public Dispatcher {
+ public:
+  PaddedDispatcher(Communicator& ep, const MoeConfig& config) : ep_(ep), config_(config) {
+    if (!config.capacity_factor)
+      fail_everywhere(
+          "--moe-dispatcher padded needs --moe-expert-capacity-factor: its buffers have a fixed number of "
+          "rows per expert");
+  }
+
+  DispatchPlan plan(const Context& ctx, Arena& saved, const Pft& pft) override {
+    const auto experts = static_cast<std::int64_t>(pft.per_expert.size());
+    const std::int64_t capacity =
+        expert_capacity(pft.tokens, pft.top_k, experts, *config_.capacity_factor, config_.min_capacity);
+    const std::int64_t ranks = ep_.size();
+    const std::int64_t local_experts = experts / ranks;
+    const std::int64_t rows = experts * capacity;  // in the buffer that is sent, and in the one received
+
+    DispatchPlan plan;
+    plan.tokens = pft.tokens;
+    plan.packed = true;
+    plan.local_rows = rows;
+    plan.send_rows.assign(static_cast<std::size_t>(ranks), local_experts * capacity);
+    plan.recv_rows = plan.send_rows;
+    plan.per_expert.assign(static_cast<std::size_t>(local_experts), ranks * capacity);
+
+    plan.send_tokens = saved.tensor(DType::i32, {rows});
+    plan.combine_index = saved.tensor(DType::i32, pft.rows.shape());
+    plan.source = saved.tensor(DType::i32, {rows});
+    plan.weights = saved.tensor(DType::f32, {rows});
+    const ArenaScope scope(ctx.workspace);
+    const Tensor sent_weights = ctx.workspace.tensor(DType::f32, {rows});
+    const Tensor place =
+        ctx.workspace.tensor(DType::i32, {pft.kept()});  // of a row of the PFT in the padded buffer
+    std::fill_n(plan.send_tokens.data<std::int32_t>(), rows, -1);
+    std::fill_n(sent_weights.data<float>(), rows, 0.0F);
+    std::int64_t row = 0;
+    for (std::int64_t e = 0; e < experts; ++e) {
+      for (std::int64_t i = 0; i < pft.per_expert[static_cast<std::size_t>(e)]; ++i, ++row) {
+        const std::int64_t at = e * capacity + i;
+        plan.send_tokens.data<std::int32_t>()[at] = pft.token_ids.data<std::int32_t>()[row];
+        sent_weights.data<float>()[at] = pft.weights.data<float>()[row];
+        place.data<std::int32_t>()[row] = static_cast<std::int32_t>(at);
+      }
+    }
+    const auto* pft_rows = pft.rows.data<std::int32_t>();
+    auto* combine = plan.combine_index.data<std::int32_t>();
+    for (std::int64_t a = 0; a < pft.rows.numel(); ++a)
+      combine[a] = pft_rows[a] < 0 ? -1 : place.data<std::int32_t>()[pft_rows[a]];
+
+    // Received: [ep, E / ep, capacity]; the experts compute by expert, then by rank.
+    const Tensor weights = ctx.workspace.tensor(DType::f32, {rows});
+    ep_.all_to_all_v(sent_weights, plan.send_rows, weights, plan.recv_rows);
+    std::int64_t r = 0;
+    for (std::int64_t e = 0; e < local_experts; ++e) {
+      for (std::int64_t j = 0; j < ranks; ++j) {
+        for (std::int64_t c = 0; c < capacity; ++c, ++r) {
+          const std::int64_t at = (j * local_experts + e) * capacity + c;
+          plan.source.data<std::int32_t>()[r] = static_cast<std::int32_t>(at);
+          plan.weights.data<float>()[r] = weights.data<float>()[at];
+        }
+      }
+    }
+    plan.destination = plan.source;
+    return plan;
+  }
+
+  RowPair dispatch(const Context& ctx, Arena& arena, const DispatchPlan& plan, const Tensor& x) override {
+    const Tensor received = arena.tensor(x.dtype(), {plan.received(), x.dim(1)});
+    const ArenaScope scope(ctx.workspace);
+    const Tensor send = ctx.workspace.tensor(x.dtype(), {plan.local_rows, x.dim(1)});
+    gather_rows(ctx, x, plan.send_tokens, send);
+    ep_.all_to_all_v(send, plan.send_rows, received, plan.recv_rows);
+    return {received, {}};
+  }
+
+  RowPair results(Arena& arena, const DispatchPlan& plan, const Tensor& like) override {
+    return {arena.tensor(like.dtype(), {plan.received(), like.dim(1)}), {}};
+  }
+
+  void combine(const Context& ctx, const DispatchPlan& plan, const RowPair& results,
+               const Tensor& out) override {
+    const ArenaScope scope(ctx.workspace);
+    const Tensor returned = ctx.workspace.tensor(out.dtype(), {plan.local_rows, out.dim(1)});
+    ep_.all_to_all_v(results.local, plan.recv_rows, returned, plan.send_rows);
+    combine_rows(ctx, returned, plan.combine_index, out);
+  }
+
+  void return_weights(const Context& ctx, const DispatchPlan& plan, const Tensor& dweights,
+                      const Tensor& d_top_weights) override {
+    const ArenaScope scope(ctx.workspace);
+    const Tensor send = ctx.workspace.tensor(DType::f32, {plan.received()});
+    const Tensor returned = ctx.workspace.tensor(DType::f32, {plan.local_rows});
+    for (std::int64_t r = 0; r < dweights.dim(0); ++r)
+      send.data<float>()[plan.destination.data<std::int32_t>()[r]] = dweights.data<float>()[r];
+    ep_.all_to_all_v(send, plan.recv_rows, returned, plan.send_rows);
+    const auto* index = plan.combine_index.data<std::int32_t>();
+    auto* out = d_top_weights.data<float>();
+    for (std::int64_t a = 0; a < d_top_weights.numel(); ++a)
+      out[a] = index[a] < 0 ? 0.0F : returned.data<float>()[index[a]];
+  }
+
+ private:
+  Communicator& ep_;
+  MoeConfig config_;
+};
+
+}  // namespace
+
+std::unique_ptr<Dispatcher> make_padded_dispatcher(Communicator& ep, const MoeConfig& config) {
+  return std::make_unique<PaddedDispatcher>(ep, config);
+}
+
+}  // namespace xmoe

@@ -1,0 +1,83 @@
+#include "moe/pft.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+namespace xmoe {
+
+namespace {
+
+// Assignments that lose their place: for every expert over capacity all but the `capacity` of highest weight.
+void drop_over_capacity(std::int64_t capacity, std::int64_t assignments, const std::int32_t* experts,
+                        const float* weights, std::vector<std::int64_t>& per_expert, std::int32_t* rows) {
+  std::vector<std::vector<std::int32_t>> over(per_expert.size());
+  for (std::int64_t a = 0; a < assignments; ++a) {
+    const auto e = static_cast<std::size_t>(experts[a]);
+    if (per_expert[e] > capacity) over[e].push_back(static_cast<std::int32_t>(a));
+  }
+  // NaN loses against every number, so that the order stays a strict one.
+  const auto weight = [weights](std::int32_t a) {
+    return std::isnan(weights[a]) ? -std::numeric_limits<float>::infinity() : weights[a];
+  };
+  for (std::size_t e = 0; e < over.size(); ++e) {
+    auto& list = over[e];
+    if (list.empty()) continue;
+    std::nth_element(list.begin(), list.begin() + capacity, list.end(), [&](std::int32_t a, std::int32_t b) {
+      const float wa = weight(a);
+      const float wb = weight(b);
+      return wa != wb ? wa > wb : a < b;
+    });
+    for (auto it = list.begin() + capacity; it != list.end(); ++it) rows[*it] = -1;
+    per_expert[e] = capacity;
+  }
+}
+
+}  // namespace
+
+std::int64_t expert_capacity(std::int64_t tokens, std::int64_t top_k, std::int64_t experts, double factor,
+                             std::int64_t min_capacity) {
+  const double share = static_cast<double>(tokens * top_k) * factor / static_cast<double>(experts);
+  return std::max(min_capacity, static_cast<std::int64_t>(std::ceil(share)));
+}
+
+Pft build_pft(Arena& arena, std::int64_t experts, const Tensor& top_experts, const Tensor& top_weights,
+              std::optional<std::int64_t> capacity) {
+  Pft pft;
+  pft.tokens = top_experts.dim(0);
+  pft.top_k = top_experts.dim(1);
+  check_shape(top_weights, top_experts.shape(), "top_weights");
+  const std::int64_t assignments = pft.tokens * pft.top_k;
+  const auto* expert = top_experts.data<std::int32_t>();
+  const auto* weight = top_weights.data<float>();
+  pft.rows = arena.tensor(DType::i32, top_experts.shape());
+  auto* rows = pft.rows.data<std::int32_t>();
+
+  pft.per_expert.assign(static_cast<std::size_t>(experts), 0);
+  for (std::int64_t a = 0; a < assignments; ++a) {
+    XMOE_CHECK(expert[a] >= 0 && expert[a] < experts, "assignment {} names expert {} of {}", a, expert[a],
+               experts);
+    ++pft.per_expert[static_cast<std::size_t>(expert[a])];
+    rows[a] = 0;
+  }
+  if (capacity) drop_over_capacity(*capacity, assignments, expert, weight, pft.per_expert, rows);
+
+  std::vector<std::int64_t> next(pft.per_expert.size());
+  std::exclusive_scan(pft.per_expert.begin(), pft.per_expert.end(), next.begin(), std::int64_t{0});
+  const std::int64_t kept = std::accumulate(pft.per_expert.begin(), pft.per_expert.end(), std::int64_t{0});
+  pft.token_ids = arena.tensor(DType::i32, {kept});
+  pft.weights = arena.tensor(DType::f32, {kept});
+  auto* token_ids = pft.token_ids.data<std::int32_t>();
+  auto* kept_weights = pft.weights.data<float>();
+  for (std::int64_t a = 0; a < assignments; ++a) {
+    if (rows[a] < 0) continue;
+    const std::int64_t row = next[static_cast<std::size_t>(expert[a])]++;
+    rows[a] = static_cast<std::int32_t>(row);
+    token_ids[row] = static_cast<std::int32_t>(a / pft.top_k);
+    kept_weights[row] = weight[a];
+  }
+  return pft;
+}
+
+}  // namespace xmoe

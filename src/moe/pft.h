@@ -1,0 +1,41 @@
+// Padding-free token buffer (PFT): which rows the experts compute, sorted by expert, without padding (X-MoE,
+// SC'25, section 4.1).
+//
+// T tokens choose k of E experts each: assignment a = t * k + slot. Without a capacity every assignment is
+// kept. With one, an expert keeps its `capacity` assignments of highest weight (ties: the lower assignment);
+// a token is dropped from an expert only when that expert is over its capacity. B assignments are kept; their
+// rows are sorted by expert and, within an expert, by token.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "device/context.h"
+#include "device/tensor.h"
+
+namespace xmoe {
+
+struct Pft {
+  std::int64_t tokens = 0;               // T
+  std::int64_t top_k = 0;                // k
+  std::vector<std::int64_t> per_expert;  // [E] rows kept; host memory
+  Tensor token_ids;                      // [B] i32: row i holds this token
+  Tensor weights;                        // [B] f32: combine weight of row i
+  Tensor rows;                           // [T, k] i32: the row of each assignment, -1 if dropped
+
+  std::int64_t kept() const { return token_ids.dim(0); }
+  std::int64_t dropped() const { return tokens * top_k - kept(); }
+};
+
+// Rows that one expert may keep: max(min_capacity, ceil(T k factor / E)).
+std::int64_t expert_capacity(std::int64_t tokens, std::int64_t top_k, std::int64_t experts, double factor,
+                             std::int64_t min_capacity);
+
+// The arrays are allocated from `arena`. One pass over the assignments to count, one to place them: O(T k).
+Pft build_pft(Arena& arena, std::int64_t experts,
+              const Tensor& top_experts,  // [T, k] i32 in [0, E)
+              const Tensor& top_weights,  // [T, k] f32
+              std::optional<std::int64_t> capacity);
+
+}  // namespace xmoe

@@ -1,0 +1,69 @@
+#include "ops/grouped_mlp/grouped_mlp.h"
+
+#include <numeric>
+
+#include "ops/grouped_mlp/grouped_mlp_cpu.h"
+
+namespace xmoe {
+
+std::int64_t ExpertRows::total() const {
+  return std::accumulate(per_expert.begin(), per_expert.end(), std::int64_t{0});
+}
+
+namespace {
+
+void check_pair(const RowPair& pair, std::int64_t width, DType dtype, const char* name) {
+  check_shape(pair.local, {pair.local.dim(0), width}, name);
+  check_dtype(pair.local, dtype, name);
+  if (!pair.remote.defined()) return;
+  check_shape(pair.remote, {pair.remote.dim(0), width}, name);
+  check_dtype(pair.remote, dtype, name);
+}
+
+void check_arguments(Activation activation, const ExpertRows& rows, const Tensor& w1, const Tensor& w2,
+                     const Tensor& h) {
+  const auto experts = static_cast<std::int64_t>(rows.per_expert.size());
+  const std::int64_t r = rows.total();
+  const std::int64_t hidden = w2.dim(1);
+  const std::int64_t ffn = w2.dim(2);
+  const std::int64_t width = preactivation_width(activation, ffn);
+  check_shape(w1, {experts, width, hidden}, "w1");
+  check_shape(w2, {experts, hidden, ffn}, "w2");
+  check_shape(h, {r, width}, "h");
+  check_dtype(w2, w1.dtype(), "w2");
+  check_dtype(h, w1.dtype(), "h");
+  if (rows.source.defined()) check_shape(rows.source, {r}, "source");
+  if (rows.destination.defined()) check_shape(rows.destination, {r}, "destination");
+  if (rows.weights.defined()) check_shape(rows.weights, {r}, "weights");
+}
+
+}  // namespace
+
+void grouped_mlp_forward(const Context& ctx, Activation activation, const ExpertRows& rows, const RowPair& x,
+                         const Tensor& w1, const Tensor& w2, const Tensor& h, const RowPair& y) {
+  check_arguments(activation, rows, w1, w2, h);
+  check_pair(x, w1.dim(2), w1.dtype(), "x");
+  check_pair(y, w1.dim(2), w1.dtype(), "y");
+  if (!ctx.device().is_cpu()) fail_not_built("grouped_mlp", ctx.device());
+  cpu::grouped_mlp_forward(ctx, activation, rows, x, w1, w2, h, y);
+}
+
+void grouped_mlp_backward(const Context& ctx, Activation activation, const ExpertRows& rows,
+                          const RowPair& dy, const RowPair& x, const Tensor& w1, const Tensor& w2,
+                          const Tensor& h, const RowPair& dx, const Tensor& dweights, const Tensor& dw1,
+                          const Tensor& dw2) {
+  check_arguments(activation, rows, w1, w2, h);
+  check_pair(dy, w1.dim(2), w1.dtype(), "dy");
+  check_pair(x, w1.dim(2), w1.dtype(), "x");
+  check_pair(dx, w1.dim(2), w1.dtype(), "dx");
+  check_shape(dw1, w1.shape(), "dw1");
+  check_shape(dw2, w2.shape(), "dw2");
+  check_dtype(dw1, DType::f32, "dw1");
+  check_dtype(dw2, DType::f32, "dw2");
+  XMOE_CHECK(dweights.defined() == rows.weights.defined(), "weights and their gradient come together");
+  if (dweights.defined()) check_shape(dweights, {rows.total()}, "dweights");
+  if (!ctx.device().is_cpu()) fail_not_built("grouped_mlp", ctx.device());
+  cpu::grouped_mlp_backward(ctx, activation, rows, dy, x, w1, w2, h, dx, dweights, dw1, dw2);
+}
+
+}  // namespace xmoe

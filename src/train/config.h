@@ -1,0 +1,153 @@
+// What a run consists of: the settings of `xmoe train`, `xmoe eval` and `xmoe generate`. Flag names in
+// trailing comments; the flags themselves are declared in *_flags.cpp beside this file.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/dtype.h"
+#include "model/config.h"
+
+namespace xmoe {
+
+// One indexed data set (prefix.bin, prefix.idx) of a blend.
+struct DataSource {
+  double weight = 1.0;
+  std::string prefix;
+};
+
+struct DataConfig {
+  std::vector<DataSource> sources;                   // --data-path [WEIGHT] PREFIX ...
+  std::array<double, 3> split = {969.0, 30.0, 1.0};  // --split: shares of train, validation, test
+  std::filesystem::path tokenizer;                   // --tokenizer
+  std::int64_t vocab_size = 0;                       // --vocab-size: without a tokenizer; 0: the tokenizer's
+  std::int64_t vocab_multiple = 128;                 // --make-vocab-size-divisible-by
+};
+
+enum class DecayStyle : std::uint8_t { constant, linear, cosine };
+
+// Lengths are in one of several units; of each group at most one is set.
+struct OptimizerConfig {
+  double learning_rate = 0.0;                   // --lr
+  double min_learning_rate = 0.0;               // --min-lr
+  double init_learning_rate = 0.0;              // --lr-warmup-init: where the warm-up starts
+  DecayStyle decay_style = DecayStyle::linear;  // --lr-decay-style
+  std::int64_t decay_iterations = 0;            // --lr-decay-iters; 0 in all three: the whole training
+  std::int64_t decay_samples = 0;               // --lr-decay-samples
+  std::int64_t decay_tokens = 0;                // --lr-decay-tokens
+  std::int64_t warmup_iterations = 0;           // --lr-warmup-iters
+  std::int64_t warmup_samples = 0;              // --lr-warmup-samples
+  std::int64_t warmup_tokens = 0;               // --lr-warmup-tokens
+  std::optional<double> warmup_fraction;        // --lr-warmup-fraction: of the decay length
+  double weight_decay = 0.01;                   // --weight-decay
+  double beta1 = 0.9;                           // --adam-beta1
+  double beta2 = 0.999;                         // --adam-beta2
+  double epsilon = 1e-8;                        // --adam-eps
+  double clip_grad = 1.0;                       // --clip-grad: global norm; 0: no clipping
+};
+
+struct BatchConfig {
+  std::int64_t micro = 1;   // --micro-batch-size: sequences of one forward on one rank
+  std::int64_t global = 0;  // --global-batch-size: sequences of one optimizer step; 0: micro * ranks
+  std::int64_t train_iterations =
+      0;                           // --train-iters: the shortest of three counts; resolve() leaves this one
+  std::int64_t train_samples = 0;  // --train-samples
+  std::int64_t train_tokens = 0;   // --train-tokens
+};
+
+struct LoggingConfig {
+  std::int64_t interval = 100;         // --log-interval: iterations
+  std::filesystem::path metrics_file;  // --metrics-file: JSON lines; empty: none
+};
+
+struct ValidationConfig {
+  std::int64_t interval = 1000;   // --eval-interval: iterations; 0: only at the end
+  std::int64_t iterations = 100;  // --eval-iters: global batches per evaluation; 0: no evaluation
+};
+
+struct CheckpointConfig {
+  std::filesystem::path save;      // --save; empty: nothing is saved
+  std::filesystem::path load;      // --load; empty: start from nothing
+  std::int64_t save_interval = 0;  // --save-interval: iterations; 0: only at the end
+  std::int64_t keep_last = 0;      // --keep-last-checkpoints; 0: all
+  bool load_optimizer = true;      // --no-load-optim clears it: weights only
+  bool finetune = false;           // --finetune: weights only, and the iteration count starts at 0
+};
+
+struct ExitConfig {
+  std::int64_t interval = 0;       // --exit-interval: exit after an iteration divisible by this; 0: never
+  double duration_in_minutes = 0;  // --exit-duration-in-mins; 0: never
+};
+
+struct TrainConfig {
+  ModelConfig model;
+  DataConfig data;
+  std::int64_t expert_parallel_size = 1;  // --expert-model-parallel-size
+  BatchConfig batch;
+  OptimizerConfig optimizer;
+  DType compute_dtype =
+      DType::f32;  // --bf16. f32 unless asked: exact, and the faster of the two where a CPU has no bf16 units
+  LoggingConfig logging;
+  ValidationConfig validation;
+  CheckpointConfig checkpoint;
+  ExitConfig exit;
+  std::uint64_t seed = 1234;  // --seed: of the initial weights and of the order of the data
+
+  // Fills in what is derived: the model's sizes, the global batch, the training length in iterations. Call
+  // after validate() has found nothing; a second call changes nothing. The vocabulary is that of
+  // data.vocab_size; where that is 0 the caller fills it in from the tokenizer first.
+  void resolve(int world_size);
+  std::int64_t micro_batches(int world_size) const { return batch.global / (batch.micro * world_size); }
+};
+
+// Which part of a data set: the split of training, or all of it.
+enum class DataPart : std::uint8_t { train, validation, test, all };
+
+struct EvalConfig {
+  std::filesystem::path load;       // --load
+  std::int64_t iteration = -1;      // --iteration: of the checkpoint; -1: the latest
+  std::vector<DataSource> sources;  // --data-path
+  std::filesystem::path tokenizer;  // --tokenizer; empty: the one that the checkpoint was trained with
+  DataPart part = DataPart::all;    // --part
+  std::optional<std::array<double, 3>> split;  // --split; unset: that of the training
+  std::int64_t micro_batch = 4;                // --micro-batch-size
+  std::int64_t iterations = 0;  // --eval-iters: batches of micro * ranks sequences; 0: the whole part
+  std::int64_t expert_parallel_size = 1;  // --expert-model-parallel-size
+  std::optional<DType> compute_dtype;     // --bf16, --fp32; unset: that of the training
+  std::filesystem::path output;           // --output: the result as JSON; empty: only printed
+};
+
+struct GenerateConfig {
+  std::filesystem::path load;             // --load
+  std::int64_t iteration = -1;            // --iteration: of the checkpoint; -1: the latest
+  std::filesystem::path tokenizer;        // --tokenizer; empty: the one that the checkpoint was trained with
+  std::optional<std::string> prompt;      // --prompt; unset: read from standard input
+  std::int64_t max_new_tokens = 200;      // --max-new-tokens
+  std::int64_t samples = 1;               // --num-samples: continuations of the prompt
+  double temperature = 1.0;               // --temperature; 0: the most likely token each time
+  std::int64_t top_k = 0;                 // --top-k; 0: no limit
+  double top_p = 1.0;                     // --top-p
+  std::uint64_t seed = 1234;              // --seed
+  std::int64_t expert_parallel_size = 1;  // --expert-model-parallel-size
+  std::optional<DType> compute_dtype;     // --bf16, --fp32; unset: that of the training
+};
+
+// Everything that is contradictory, missing or out of range in a configuration for `world_size` ranks. `flag`
+// is the one to change.
+struct Problem {
+  std::string flag;
+  std::string message;  // what was found, what was expected, what to do
+  bool is_flag = true;  // false: `flag` is an argument that is no flag
+};
+std::vector<Problem> validate(const TrainConfig& config, int world_size);
+std::vector<Problem> validate(const EvalConfig& config, int world_size);
+std::vector<Problem> validate(const GenerateConfig& config, int world_size);
+
+// Rows of the embedding for `size` tokens: the next multiple, so that matrix products meet no ragged edge.
+std::int64_t padded_vocabulary(std::int64_t size, std::int64_t multiple);
+
+}  // namespace xmoe

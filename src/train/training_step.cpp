@@ -1,0 +1,94 @@
+#include "train/training_step.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace xmoe {
+
+TrainingStep::TrainingStep(Transformer& model, Optimizer& optimizer, Mesh& mesh,
+                           std::int64_t micro_batch_size)
+    : model_(model),
+      optimizer_(optimizer),
+      mesh_(mesh),
+      micro_batch_size_(micro_batch_size),
+      batch_({}, MemoryTag::workspace) {
+  const Shape shape = {micro_batch_size * model.config().seq_length};
+  tokens_ = batch_.tensor(DType::i32, shape);
+  targets_ = batch_.tensor(DType::i32, shape);
+}
+
+StepResult TrainingStep::run(std::int64_t micro_batches, double learning_rate, const Loader& load) {
+  StepResult result;
+  std::int64_t dropped = 0;
+  std::int64_t assignments = 0;
+  const double scale = 1.0 / static_cast<double>(micro_batches);
+  model_.clear_gradients();
+  model_.clear_counts();
+  for (std::int64_t i = 0; i < micro_batches; ++i) {
+    load(i, tokens_, targets_);
+    const MicroBatchResult r = model_.forward_backward(tokens_, targets_, micro_batch_size_, scale);
+    result.lm_loss += scale * r.lm_loss;
+    result.aux_loss += scale * r.aux_loss;
+    result.z_loss += scale * r.z_loss;
+    dropped += r.dropped;
+    assignments += r.assignments;
+  }
+  optimizer_.reduce_gradients();
+  result.gradient_norm = optimizer_.gradient_norm(model_.context());
+  // Losses and norm are sums over all ranks: every rank decides the same.
+  result.skipped = !std::isfinite(result.gradient_norm) ||
+                   !std::isfinite(result.lm_loss + result.aux_loss + result.z_loss);
+  if (result.skipped) {
+    if (++consecutive_skips_ == kMaxConsecutiveSkips) fail_non_finite(result);
+  } else {
+    consecutive_skips_ = 0;
+    optimizer_.step(model_.context(), learning_rate, result.gradient_norm);
+    model_.update_expert_bias();
+  }
+  summarise(dropped, assignments, micro_batches * tokens_.dim(0), result);
+  return result;
+}
+
+void TrainingStep::summarise(std::int64_t dropped, std::int64_t assignments, std::int64_t tokens,
+                             StepResult& result) {
+  const ModelConfig& c = model_.config();
+  dropped = mesh_.dp().all_reduce(dropped, ReduceOp::sum);
+  assignments = mesh_.dp().all_reduce(assignments, ReduceOp::sum);
+  tokens = mesh_.dp().all_reduce(tokens, ReduceOp::sum);
+  if (assignments > 0)
+    result.dropped_fraction = static_cast<double>(dropped) / static_cast<double>(assignments);
+  // A row through an expert costs 2 operations per weight in forward, 4 in backward.
+  const double row_flops =
+      6.0 * static_cast<double>(c.hidden *
+                                (preactivation_width(c.moe.activation, c.moe.ffn_hidden) + c.moe.ffn_hidden));
+  result.useful_flops =
+      c.flops_per_token() * static_cast<double>(tokens) - row_flops * static_cast<double>(dropped);
+  const Tensor& counts = model_.expert_counts();
+  if (!counts.defined()) return;
+  for (std::int64_t l = 0; l < counts.dim(0); ++l) {
+    const auto* row = counts[l].data<std::int64_t>();
+    std::int64_t total = 0;
+    for (std::int64_t e = 0; e < counts.dim(1); ++e) total += row[e];
+    if (total == 0) continue;
+    const double most = static_cast<double>(*std::max_element(row, row + counts.dim(1)));
+    result.expert_load_max_over_mean += most * static_cast<double>(counts.dim(1)) /
+                                        static_cast<double>(total) / static_cast<double>(counts.dim(0));
+  }
+}
+
+void TrainingStep::fail_non_finite(const StepResult& result) {
+  std::string where = "no rank finds it in its last micro-batch";
+  const auto places = mesh_.world().all_gather_text(model_.locate_non_finite());
+  for (std::size_t r = 0; r < places.size(); ++r) {
+    if (places[r].empty()) continue;
+    where = fmt::format("it arises first in {} (rank {})", places[r], r);
+    break;
+  }
+  fail_everywhere(
+      "loss {} and gradient norm {} are not finite, for the {}rd iteration in a row; {}. Lower --lr or "
+      "lengthen the warm-up, set --clip-grad, "
+      "or resume from an earlier checkpoint",
+      result.lm_loss, result.gradient_norm, kMaxConsecutiveSkips, where);
+}
+
+}  // namespace xmoe

@@ -1,0 +1,52 @@
+// One iteration: forward and backward of the micro-batches of a global batch, reduction of gradients, update.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "comm/mesh.h"
+#include "model/transformer.h"
+#include "train/optimizer.h"
+
+namespace xmoe {
+
+// What an iteration yields; the same on every rank.
+struct StepResult {
+  double lm_loss = 0.0;  // mean over the micro-batches
+  double aux_loss = 0.0;
+  double z_loss = 0.0;
+  double gradient_norm = 0.0;              // before clipping
+  bool skipped = false;                    // the loss or the norm was not finite: no update was made
+  double dropped_fraction = 0.0;           // of all assignments of all ranks
+  double expert_load_max_over_mean = 0.0;  // of the most loaded expert, mean over the MoE layers; 1 is even
+  double useful_flops = 0.0;               // of all ranks
+};
+
+class TrainingStep {
+ public:
+  // Fills tokens and targets, [micro * S] i32 each, with this rank's part of micro-batch `index`.
+  using Loader = std::function<void(std::int64_t index, const Tensor& tokens, const Tensor& targets)>;
+
+  TrainingStep(Transformer& model, Optimizer& optimizer, Mesh& mesh, std::int64_t micro_batch_size);
+
+  // Throws Error (on all ranks alike) after kMaxConsecutiveSkips iterations in a row without a finite result,
+  // naming where it arises first.
+  StepResult run(std::int64_t micro_batches, double learning_rate, const Loader& load);
+
+  static constexpr int kMaxConsecutiveSkips = 3;
+
+ private:
+  void summarise(std::int64_t dropped, std::int64_t assignments, std::int64_t tokens, StepResult& result);
+  [[noreturn]] void fail_non_finite(const StepResult& result);
+
+  Transformer& model_;
+  Optimizer& optimizer_;
+  Mesh& mesh_;
+  std::int64_t micro_batch_size_;
+  Arena batch_;
+  Tensor tokens_, targets_;  // [micro * S] i32
+  int consecutive_skips_ = 0;
+};
+
+}  // namespace xmoe

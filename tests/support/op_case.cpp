@@ -1,0 +1,277 @@
+#include "support/op_case.h"
+
+#include <omp.h>
+
+#include <cmath>
+#include <cstring>
+
+namespace xmoe {
+
+DType dtype_of_kind(ElementKind kind, DType compute) {
+  switch (kind) {
+    case ElementKind::f32:
+      return DType::f32;
+    case ElementKind::i32:
+      return DType::i32;
+    case ElementKind::compute:
+      break;
+  }
+  return compute;
+}
+
+Fill normal(double deviation, double mean) {
+  return [=](const Rng& rng, std::uint64_t i) { return mean + deviation * rng.normal(i); };
+}
+
+Fill uniform(double low, double high) {
+  return [=](const Rng& rng, std::uint64_t i) { return low + (high - low) * rng.uniform(i); };
+}
+
+Fill integers(std::int64_t low, std::int64_t bound) {
+  XMOE_CHECK(low < bound, "no integers in [{}, {})", low, bound);
+  return [=](const Rng& rng, std::uint64_t i) {
+    return static_cast<double>(
+        low + static_cast<std::int64_t>(rng.below(i, static_cast<std::uint64_t>(bound - low))));
+  };
+}
+
+Fill values(std::vector<double> list) {
+  XMOE_CHECK(!list.empty(), "no values to fill with");
+  return [list = std::move(list)](const Rng&, std::uint64_t i) { return list[i % list.size()]; };
+}
+
+void fill_random(const Tensor& tensor, const Fill& fill, const Rng& rng) {
+  std::vector<double> numbers(static_cast<std::size_t>(tensor.numel()));
+  for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = fill(rng, i);
+  from_doubles(numbers, tensor);
+}
+
+namespace {
+
+// All bits set: NaN in f32 and bf16, -1 in integers. What an op leaves unwritten then shows.
+constexpr int kUnwritten = 0xff;
+// A vector register of bytes: what a loop that runs over the end would write first.
+constexpr std::int64_t kGuardBytes = 64;
+constexpr int kGuardByte = 0xa5;
+
+void set_bytes(const Tensor& tensor, int byte) {
+  if (tensor.bytes() > 0) std::memset(tensor.raw(), byte, tensor.bytes());
+}
+
+void copy_bytes(const Tensor& from, const Tensor& to) {
+  if (from.bytes() > 0) std::memcpy(to.raw(), from.raw(), from.bytes());
+}
+
+}  // namespace
+
+Tensor OpRun::guarded(const std::string& name, DType dtype, const Shape& shape) {
+  const Tensor unguarded(nullptr, dtype, shape);
+  // One piece of memory, so that the guard starts where the tensor ends.
+  auto* data =
+      static_cast<std::byte*>(tensors_.allocate(unguarded.bytes() + static_cast<std::size_t>(kGuardBytes)));
+  const Tensor guard(data + unguarded.bytes(), DType::u8, {kGuardBytes});
+  set_bytes(guard, kGuardByte);
+  guards_.push_back({name, guard});
+  const Tensor tensor(data, dtype, shape);
+  set_bytes(tensor, kUnwritten);
+  return tensor;
+}
+
+OpRun::OpRun(const OpCase& op, DType compute, std::uint64_t seed) : op_(op) {
+  for (const auto& a : op.inputs) {
+    in.push_back(guarded(a.name, dtype_of_kind(a.kind, compute), a.shape));
+    fill_random(in.back(), a.fill, Rng(seed, a.name));
+    const bool has_gradient = op.backward && a.differentiable && a.kind != ElementKind::i32;
+    d_in.push_back({});
+    initial_gradient.push_back({});
+    if (!has_gradient) continue;
+    const DType dtype = dtype_of_kind(a.gradient, compute);
+    d_in.back() = guarded("d_" + a.name, dtype, a.shape);
+    initial_gradient.back() = guarded("first d_" + a.name, dtype, a.shape);
+    if (a.gradient_added) fill_random(initial_gradient.back(), normal(), Rng(seed, "d_" + a.name));
+    copy_bytes(initial_gradient.back(), d_in.back());
+  }
+  for (const auto& a : op.outputs) {
+    const DType dtype = dtype_of_kind(a.kind, compute);
+    out.push_back(guarded(a.name, dtype, a.shape));
+    d_out.push_back({});
+    if (!op.backward || !a.differentiable || a.kind == ElementKind::i32) continue;
+    d_out.back() = guarded("d_" + a.name, dtype, a.shape);
+    fill_random(d_out.back(), normal(), Rng(seed, "d_" + a.name));
+  }
+}
+
+void OpRun::forward() {
+  for (const auto& t : out) set_bytes(t, kUnwritten);
+  forward_again();
+}
+
+void OpRun::backward() {
+  for (std::size_t i = 0; i < d_in.size(); ++i) copy_bytes(initial_gradient[i], d_in[i]);
+  backward_again();
+}
+
+std::string OpRun::overrun() const {
+  std::string names;
+  for (const auto& guard : guards_) {
+    const auto* bytes = guard.bytes.data<std::uint8_t>();
+    for (std::int64_t i = 0; i < kGuardBytes; ++i) {
+      if (bytes[i] == kGuardByte) continue;
+      names += (names.empty() ? "" : ", ") + guard.name;
+      break;
+    }
+  }
+  return names;
+}
+
+namespace {
+
+std::string label(const OpCase& op, DType compute, std::string_view argument) {
+  return fmt::format("{} {} {}", op.name, name_of(compute), argument);
+}
+
+Comparison failed(const OpCase& op, DType compute, const std::string& message) {
+  return {false, label(op, compute, message)};
+}
+
+Doubles to_doubles(const std::vector<Tensor>& tensors) {
+  Doubles all;
+  for (const auto& t : tensors) all.push_back(t.defined() ? xmoe::to_doubles(t) : std::vector<double>{});
+  return all;
+}
+
+Doubles call_reference(const OpCase& op, const Doubles& in) {
+  Doubles out;
+  for (const auto& a : op.outputs) out.emplace_back(static_cast<std::size_t>(a.shape.numel()), 0.0);
+  op.reference(in, out);
+  return out;
+}
+
+// The derivative of <d_out, reference(in)> by element `index` of input `argument`.
+double finite_difference(const OpCase& op, Doubles& in, const Doubles& d_out, std::size_t argument,
+                         std::size_t index) {
+  // Errors of a central difference: step^2 times a third derivative, and the rounding of doubles over the
+  // step. They balance near the cube root of 2^-53.
+  constexpr double kStep = 5e-6;
+  double& x = in[argument][index];
+  const double at = x;
+  const double step = kStep * std::max(1.0, std::abs(at));
+  x = at + step;
+  const Doubles above = call_reference(op, in);
+  x = at - step;
+  const Doubles below = call_reference(op, in);
+  x = at;
+  double sum = 0.0;
+  for (std::size_t o = 0; o < d_out.size(); ++o)
+    for (std::size_t i = 0; i < d_out[o].size(); ++i) sum += d_out[o][i] * (above[o][i] - below[o][i]);
+  return sum / ((at + step) - (at - step));
+}
+
+// Elements whose derivative is taken: all of a small tensor, else a spread that hits every column and the
+// ends.
+std::vector<std::size_t> sample(std::size_t count) {
+  constexpr std::size_t kMost = 96;
+  std::vector<std::size_t> chosen;
+  if (count <= kMost) {
+    for (std::size_t i = 0; i < count; ++i) chosen.push_back(i);
+    return chosen;
+  }
+  const Rng rng(count, "sample");
+  chosen = {0, count - 1};
+  for (std::uint64_t i = 0; chosen.size() < kMost; ++i) chosen.push_back(rng.below(i, count));
+  return chosen;
+}
+
+}  // namespace
+
+Comparison check_forward(const OpCase& op, DType compute) {
+  OpRun run(op, compute);
+  const Doubles before = to_doubles(run.in);
+  run.forward();
+  if (const std::string names = run.overrun(); !names.empty())
+    return failed(op, compute, "forward wrote behind the end of " + names);
+  if (to_doubles(run.in) != before) return failed(op, compute, "forward changed its inputs");
+  const Doubles expected = call_reference(op, before);
+  for (std::size_t o = 0; o < op.outputs.size(); ++o) {
+    if (expected[o].empty() && op.outputs[o].shape.numel() > 0) continue;
+    const DType stored = run.out[o].dtype();
+    const Tolerance tolerance =
+        stored == DType::i32
+            ? Tolerance{}
+            : tolerance_for(stored, op.terms, op.rounds_intermediates ? compute : DType::f32);
+    Comparison c = compare(run.out[o], expected[o], tolerance, label(op, compute, op.outputs[o].name));
+    if (!c.ok) return c;
+  }
+  return {};
+}
+
+Comparison check_backward(const OpCase& op, DType compute) {
+  OpRun run(op, compute);
+  run.forward();
+  Doubles in = to_doubles(run.in);
+  run.backward();
+  if (const std::string names = run.overrun(); !names.empty())
+    return failed(op, compute, "backward wrote behind the end of " + names);
+  if (to_doubles(run.in) != in) return failed(op, compute, "backward changed its inputs");
+  const Doubles d_out = to_doubles(run.d_out);
+  for (std::size_t a = 0; a < op.inputs.size(); ++a) {
+    if (!run.d_in[a].defined()) continue;
+    const std::vector<double> gradient = xmoe::to_doubles(run.d_in[a]);
+    const std::vector<double> first = xmoe::to_doubles(run.initial_gradient[a]);
+    std::vector<double> actual;
+    std::vector<double> expected;
+    for (const std::size_t i : sample(gradient.size())) {
+      actual.push_back(gradient[i]);
+      expected.push_back(finite_difference(op, in, d_out, a, i) +
+                         (op.inputs[a].gradient_added ? first[i] : 0.0));
+    }
+    Tolerance tolerance =
+        tolerance_for(run.d_in[a].dtype(), op.backward_terms, op.rounds_intermediates ? compute : DType::f32);
+    constexpr double kDifferenceError = 1e-7;  // of the finite differences themselves
+    tolerance.absolute = kDifferenceError;
+    Comparison c = compare(actual, expected, tolerance, label(op, compute, "d_" + op.inputs[a].name));
+    if (!c.ok) return c;
+    for (std::size_t i = 0; i < gradient.size(); ++i)
+      if (!std::isfinite(gradient[i]))
+        return failed(op, compute, fmt::format("d_{} is not finite at {}", op.inputs[a].name, i));
+  }
+  return {};
+}
+
+Comparison check_threads(const OpCase& op, DType compute) {
+  const int threads = omp_get_max_threads();
+  OpRun one(op, compute);
+  OpRun three(op, compute);
+  const auto call = [&](OpRun& run, int count) {
+    omp_set_num_threads(count);
+    run.forward();
+    if (op.backward) run.backward();
+  };
+  call(one, 1);
+  call(three, 3);
+  omp_set_num_threads(threads);
+  for (std::size_t o = 0; o < one.out.size(); ++o) {
+    Comparison c = compare_bits(three.out[o], one.out[o],
+                                label(op, compute, op.outputs[o].name + " of 3 threads and of 1"));
+    if (!c.ok) return c;
+  }
+  for (std::size_t a = 0; a < one.d_in.size(); ++a) {
+    if (!one.d_in[a].defined()) continue;
+    Comparison c = compare_bits(three.d_in[a], one.d_in[a],
+                                label(op, compute, "d_" + op.inputs[a].name + " of 3 threads and of 1"));
+    if (!c.ok) return c;
+  }
+  return {};
+}
+
+Comparison check(const OpCase& op) {
+  for (const DType compute : {DType::f32, DType::bf16}) {
+    Comparison c = check_forward(op, compute);
+    if (c.ok && op.backward) c = check_backward(op, compute);
+    if (c.ok) c = check_threads(op, compute);
+    if (!c.ok) return c;
+  }
+  return {};
+}
+
+}  // namespace xmoe

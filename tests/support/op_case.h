@@ -1,0 +1,110 @@
+// A case of an op: arguments, a plain double-precision reference, and how the op is called. One case object
+// drives the comparison with the reference (f32 and bf16), the check of the gradient against finite
+// differences of the reference, the check that threads do not change a bit, and the benchmark.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/rng.h"
+#include "device/arena.h"
+#include "device/context.h"
+#include "support/compare.h"
+
+namespace xmoe {
+
+// compute: the dtype that the case is run in (f32 or bf16).
+enum class ElementKind : std::uint8_t { compute, f32, i32 };
+DType dtype_of_kind(ElementKind kind, DType compute);
+
+using Fill = std::function<double(const Rng& rng, std::uint64_t index)>;
+Fill normal(double deviation = 1.0, double mean = 0.0);
+Fill uniform(double low, double high);
+Fill integers(std::int64_t low, std::int64_t bound);  // in [low, bound)
+Fill values(std::vector<double> list);                // repeated as needed
+
+void fill_random(const Tensor& tensor, const Fill& fill, const Rng& rng);
+
+struct Input {
+  std::string name;
+  Shape shape;
+  ElementKind kind = ElementKind::compute;
+  Fill fill = normal();
+  bool differentiable = true;
+  ElementKind gradient = ElementKind::compute;
+  bool gradient_added = false;  // backward adds to what the gradient holds
+};
+
+struct Output {
+  std::string name;
+  Shape shape;
+  ElementKind kind = ElementKind::compute;
+  bool differentiable = true;
+};
+
+using Doubles = std::vector<std::vector<double>>;  // one vector per argument
+using Tensors = std::span<const Tensor>;           // undefined where there is none
+
+struct OpCase {
+  std::string name;
+  std::vector<Input> inputs;
+  std::vector<Output> outputs;
+  std::int64_t terms = 1;             // longest sum in an output
+  std::int64_t backward_terms = 1;    // longest sum in a gradient
+  bool rounds_intermediates = false;  // values between input and output are stored in the compute dtype
+
+  // Outputs come sized and zeroed; one that is cleared is not compared.
+  std::function<void(const Doubles& in, Doubles& out)> reference;
+  std::function<void(const Context&, Tensors in, Tensors out)> forward;
+  // `out` holds what forward left there. Without backward there is no gradient to check.
+  std::function<void(const Context&, Tensors in, Tensors out, Tensors d_out, Tensors d_in)> backward;
+
+  // For the benchmark. Bytes are those that must move through memory once; 0 stands for all arguments.
+  double forward_flops = 0.0;
+  double backward_flops = 0.0;
+  std::function<double(DType compute)> forward_bytes;
+  std::function<double(DType compute)> backward_bytes;
+};
+
+// The arguments of a case in memory, and calls of the op on them.
+class OpRun {
+ public:
+  OpRun(const OpCase& op, DType compute, std::uint64_t seed = 1);
+
+  void forward();   // fills the outputs, which hold NaN (or -1) before
+  void backward();  // after forward; sets the gradients back to what they held first
+
+  // For timing: the call alone.
+  void forward_again() { op_.forward(context_, in, out); }
+  void backward_again() { op_.backward(context_, in, out, d_out, d_in); }
+
+  std::string overrun() const;  // names the arguments behind whose end something was written; else empty
+  const Context& context() const { return context_; }
+
+  std::vector<Tensor> in, out, d_out, d_in;
+  std::vector<Tensor> initial_gradient;  // what d_in held before backward
+
+ private:
+  struct Guard {
+    std::string name;
+    Tensor bytes;
+  };
+  Tensor guarded(const std::string& name, DType dtype, const Shape& shape);
+
+  const OpCase& op_;
+  Arena tensors_{{}, MemoryTag::saved};
+  Arena workspace_{{}, MemoryTag::workspace};
+  Context context_{workspace_};
+  std::vector<Guard> guards_;
+};
+
+// The checks; each names the case, the dtype and the argument that fails.
+Comparison check_forward(const OpCase& op, DType compute);
+Comparison check_backward(const OpCase& op, DType compute);
+Comparison check_threads(const OpCase& op, DType compute);  // 1 and 3 threads, bit for bit
+Comparison check(const OpCase& op);                         // all of them, in f32 and bf16
+
+}  // namespace xmoe
