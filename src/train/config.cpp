@@ -1,5 +1,7 @@
 #include "train/config.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 
 namespace xmoe {
@@ -9,15 +11,20 @@ std::int64_t padded_vocabulary(std::int64_t size, std::int64_t multiple) {
 }
 
 void TrainConfig::resolve(int world_size) {
-  XMOE_CHECK(world_size > 0 && model.seq_length > 0, "resolve() needs a validated configuration");
+  XMOE_CHECK(world_size > 0, "the number of ranks is {}", world_size);
   if (model.vocabulary == 0) model.vocabulary = padded_vocabulary(data.vocab_size, data.vocab_multiple);
   model.resolve();
   if (batch.global == 0) batch.global = batch.micro * world_size;
-  // A part of a batch is not trained on: whole iterations only.
-  if (batch.train_samples == 0) batch.train_samples = batch.train_tokens / model.seq_length;
-  if (batch.train_iterations == 0) batch.train_iterations = batch.train_samples / batch.global;
-  batch.train_samples = batch.train_iterations * batch.global;
-  batch.train_tokens = batch.train_samples * model.seq_length;
+  // The shortest length that is given, in whole iterations: a part of a batch is not trained on.
+  const auto limit = [this](std::int64_t iterations) {
+    batch.train_iterations =
+        batch.train_iterations == 0 ? iterations : std::min(batch.train_iterations, iterations);
+  };
+  if (batch.train_samples > 0) limit(batch.train_samples / batch.global);
+  if (batch.train_tokens > 0 && model.seq_length > 0)
+    limit(batch.train_tokens / (batch.global * model.seq_length));
+  batch.train_samples = 0;
+  batch.train_tokens = 0;
 }
 
 }  // namespace xmoe

@@ -30,8 +30,7 @@ struct DataConfig {
 
 enum class DecayStyle : std::uint8_t { constant, linear, cosine };
 
-// Lengths can be given in one of several units; at most one of a group is set, and resolve() leaves
-// iterations and samples.
+// Lengths are in one of several units; of each group at most one is set.
 struct OptimizerConfig {
   double learning_rate = 0.0;                   // --lr
   double min_learning_rate = 0.0;               // --min-lr
@@ -54,9 +53,10 @@ struct OptimizerConfig {
 struct BatchConfig {
   std::int64_t micro = 1;   // --micro-batch-size: sequences of one forward on one rank
   std::int64_t global = 0;  // --global-batch-size: sequences of one optimizer step; 0: micro * ranks
-  std::int64_t train_iterations = 0;  // --train-iters
-  std::int64_t train_samples = 0;     // --train-samples
-  std::int64_t train_tokens = 0;      // --train-tokens
+  std::int64_t train_iterations =
+      0;                           // --train-iters: the shortest of three counts; resolve() leaves this one
+  std::int64_t train_samples = 0;  // --train-samples
+  std::int64_t train_tokens = 0;   // --train-tokens
 };
 
 struct LoggingConfig {
@@ -97,8 +97,9 @@ struct TrainConfig {
   ExitConfig exit;
   std::uint64_t seed = 1234;  // --seed: of the initial weights and of the order of the data
 
-  // Fills in what is derived: the model's sizes, the global batch, the training length in iterations and in
-  // samples. Call after validate() has found nothing; a second call changes nothing.
+  // Fills in what is derived: the model's sizes, the global batch, the training length in iterations. Call
+  // after validate() has found nothing; a second call changes nothing. The vocabulary is that of
+  // data.vocab_size; where that is 0 the caller fills it in from the tokenizer first.
   void resolve(int world_size);
   std::int64_t micro_batches(int world_size) const { return batch.global / (batch.micro * world_size); }
 };
@@ -140,6 +141,7 @@ struct GenerateConfig {
 struct Problem {
   std::string flag;
   std::string message;  // what was found, what was expected, what to do
+  bool is_flag = true;  // false: `flag` is an argument that is no flag
 };
 std::vector<Problem> validate(const TrainConfig& config, int world_size);
 std::vector<Problem> validate(const EvalConfig& config, int world_size);

@@ -30,4 +30,11 @@ struct Schedule {
 
 Schedule make_schedule(const TrainConfig& resolved);
 
+// The warm-up and the decay, whatever unit they were given in.
+struct Lengths {
+  std::int64_t warmup = 0;
+  std::int64_t decay = 0;
+};
+Lengths lengths_in_samples(const TrainConfig& resolved);
+
 }  // namespace xmoe

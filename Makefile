@@ -1,0 +1,48 @@
+# Thin: what is compiled, and how, is said in CMakeLists.txt.
+
+BUILD := build
+SANITIZED := build-sanitize
+JOBS ?= $(shell nproc)
+CMAKE_FLAGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test bench sanitize lint clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build:  ## build build/xmoe, after installing what it needs
+	tools/install_dependencies.sh build test
+	cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
+	cmake --build $(BUILD) --target xmoe -j $(JOBS)
+
+demo:  ## train a small MoE language model on real text, evaluate it and let it speak (within ten minutes)
+	tools/demo.sh
+
+test:  ## build and run all tests
+	tools/install_dependencies.sh build test
+	cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
+	cmake --build $(BUILD) -j $(JOBS)
+	tools/run_tests.sh $(BUILD)
+
+bench:  ## measure ops, MoE layer and training step against their bounds; writes build/bench.json
+	tools/install_dependencies.sh build test
+	cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
+	cmake --build $(BUILD) --target xmoe_bench -j $(JOBS)
+	$(BUILD)/xmoe_bench --json $(BUILD)/bench.json
+
+# Debug without NDEBUG, so that the checks of hot loops run too; -O1, so that it ends.
+sanitize:  ## run the unit tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	tools/install_dependencies.sh build test
+	cmake -S . -B $(SANITIZED) -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 \
+	  -DXMOE_BENCHMARKS=OFF -DXMOE_SANITIZE=address,undefined $(CMAKE_FLAGS)
+	cmake --build $(SANITIZED) -j $(JOBS)
+	tools/run_tests.sh $(SANITIZED) -L unit
+
+lint:  ## check format, clang-tidy and the rules of the house
+	tools/install_dependencies.sh build test lint
+	cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
+	tools/lint.sh $(BUILD)
+
+clean:  ## remove what was built; demo/ stays
+	rm -rf $(BUILD) $(SANITIZED)

@@ -1,0 +1,112 @@
+#include "cli/program.h"
+
+#include <CLI/CLI.hpp>
+
+#include <array>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <string_view>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "cli/commands.h"
+#include "cli/data_command.h"
+#include "cli/tokenizer_command.h"
+#include "comm/communicator.h"
+
+namespace xmoe {
+
+namespace {
+
+constexpr const char* kDescription =
+    "xmoe trains Mixture-of-Experts language models (many small experts, large top-k) without padding, on "
+    "one process or many.";
+
+constexpr const char* kExamples =
+    "A model from a text file, step by step:\n"
+    "  xmoe tokenizer train --input book.txt --vocab-size 8192 --output tokenizer.json\n"
+    "  xmoe data prepare --input book.txt --tokenizer tokenizer.json --output-prefix book\n"
+    "  mpirun -n 2 xmoe train --config configs/models/demo.toml --expert-model-parallel-size 2 \\\n"
+    "      --data-path book --tokenizer tokenizer.json --train-iters 1000 --lr 1e-3 --save run --load run\n"
+    "  xmoe eval --load run --data-path book\n"
+    "  xmoe generate --load run --prompt 'Once upon a time'\n\n"
+    "`xmoe COMMAND --help` lists the flags of a command.";
+
+// Whether the command is one that runs on many ranks. Decided before parsing, so that a mistake in the flags
+// is reported once and not by every rank.
+bool runs_on_ranks(int argc, char** argv) {
+  constexpr std::array<std::string_view, 3> kCommands = {"train", "eval", "generate"};
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view argument = argv[i];
+    if (!argument.empty() && argument.front() == '-') continue;
+    return std::find(kCommands.begin(), kCommands.end(), argument) != kCommands.end();
+  }
+  return false;
+}
+
+int parse_and_run(int argc, char** argv, Communicator& world) {
+  CLI::App app(kDescription, "xmoe");
+  app.footer(kExamples);
+  app.set_version_flag("--version", "xmoe " XMOE_VERSION);
+  app.require_subcommand(1);
+  int exit_code = EXIT_SUCCESS;
+  add_train_command(app, world);
+  add_eval_command(app, world);
+  add_generate_command(app, world);
+  add_tokenizer_command(app, exit_code);
+  add_data_command(app, exit_code);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& request) {  // --help, --version
+    return world.rank() == 0 ? app.exit(request) : EXIT_SUCCESS;
+  } catch (const CLI::ParseError& error) {
+    fail_everywhere("{}\nRun `xmoe --help`, or `xmoe COMMAND --help`.", error.what());
+  }
+  return exit_code;
+}
+
+constexpr const char* kDefect = "this is a defect of xmoe, please report it with the command line: ";
+
+// Runs the program on one of `world.size()` ranks. `abort` ends all ranks; it is called when the others
+// cannot know that this one failed.
+template <typename Abort>
+int report_errors(int argc, char** argv, Communicator& world, Abort&& abort) {
+  try {
+    return parse_and_run(argc, argv, world);
+  } catch (const Error& error) {
+    if (error.scope() == ErrorScope::every_rank) {
+      if (world.rank() == 0) log::error("{}", error.what());
+      return EXIT_FAILURE;
+    }
+    log::error("{}", error.what());
+  } catch (const std::bad_alloc&) {
+    log::error("out of memory: use more ranks, a smaller --micro-batch-size or a smaller model");
+  } catch (const InvariantError& error) {
+    log::error("{}{}", kDefect, error.what());
+  } catch (const std::exception& error) {
+    log::error("{}{}", kDefect, error.what());
+  }
+  if (world.size() > 1) abort();
+  return EXIT_FAILURE;
+}
+
+}  // namespace
+
+int run_program(int argc, char** argv) {
+  if (!runs_on_ranks(argc, argv)) {
+    const std::unique_ptr<Communicator> world = make_self_communicator();
+    return report_errors(argc, argv, *world, [] {});
+  }
+  try {
+    CommunicationSession session(&argc, &argv);
+    Communicator& world = session.world();
+    log::set_rank(world.rank(), world.size());
+    return report_errors(argc, argv, world, [&session] { session.abort(EXIT_FAILURE); });
+  } catch (const std::exception& error) {  // the message layer did not start
+    log::error("{}", error.what());
+    return EXIT_FAILURE;
+  }
+}
+
+}  // namespace xmoe

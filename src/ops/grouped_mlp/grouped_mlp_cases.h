@@ -1,0 +1,158 @@
+// Cases of the op for its test and its benchmark. The op leaves the sum over the rows of a token to its
+// caller; the cases add it, so that they are functions of tokens whose gradient can be checked.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "base/rng.h"
+#include "ops/grouped_mlp/grouped_mlp.h"
+#include "support/op_case.h"
+
+namespace xmoe {
+
+struct GroupedMlpSizes {
+  std::int64_t tokens = 0;  // L + S
+  std::int64_t remote = 0;  // S: the last tokens lie in the other matrix
+  std::int64_t hidden = 0;
+  std::int64_t ffn = 0;
+  Activation activation = Activation::swiglu;
+  std::vector<std::int64_t> per_expert;
+  bool in_order = false;  // no indices: row r is token r
+  bool weighted = true;
+};
+
+namespace grouped_mlp_cases {
+
+inline double activation_value(Activation activation, const double* h, std::int64_t ffn, std::int64_t i) {
+  if (activation == Activation::swiglu) return h[i] / (1.0 + std::exp(-h[i])) * h[ffn + i];
+  const double u = std::sqrt(2.0 / 3.14159265358979323846) * (h[i] + 0.044715 * h[i] * h[i] * h[i]);
+  return 0.5 * h[i] * (1.0 + std::tanh(u));
+}
+
+// Sums rows by token: out[source[r]] += rows[destination[r]], in order of r, rounded once.
+inline void sum_by_token(const std::vector<std::int32_t>& source,
+                         const std::vector<std::int32_t>& destination, const Tensor& rows,
+                         const Tensor& out) {
+  const std::int64_t width = out.dim(1);
+  std::vector<float> sums(static_cast<std::size_t>(out.numel()), 0.0F);
+  with_float(out.dtype(), [&]<typename T>(T) {
+    for (std::size_t r = 0; r < source.size(); ++r)
+      for (std::int64_t j = 0; j < width; ++j)
+        sums[static_cast<std::size_t>(source[r] * width + j)] +=
+            static_cast<float>(rows.data<T>()[destination[r] * width + j]);
+    for (std::size_t i = 0; i < sums.size(); ++i) out.data<T>()[i] = static_cast<T>(sums[i]);
+  });
+}
+
+}  // namespace grouped_mlp_cases
+
+inline OpCase grouped_mlp_case(const GroupedMlpSizes& s, const std::string& name) {
+  using namespace grouped_mlp_cases;
+  const auto experts = static_cast<std::int64_t>(s.per_expert.size());
+  const std::int64_t rows = std::accumulate(s.per_expert.begin(), s.per_expert.end(), std::int64_t{0});
+  const std::int64_t width = preactivation_width(s.activation, s.ffn);
+  // Rows name random tokens, and results go to a permutation of places.
+  auto source = std::make_shared<std::vector<std::int32_t>>();
+  auto destination = std::make_shared<std::vector<std::int32_t>>();
+  const Rng rng(3, name);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    source->push_back(static_cast<std::int32_t>(
+        s.in_order ? r
+                   : static_cast<std::int64_t>(
+                         rng.below(static_cast<std::uint64_t>(r), static_cast<std::uint64_t>(s.tokens)))));
+    destination->push_back(static_cast<std::int32_t>(r));
+  }
+  for (std::int64_t r = rows - 1; r > 0 && !s.in_order; --r)
+    std::swap(
+        (*destination)[static_cast<std::size_t>(r)],
+        (*destination)[rng.below(static_cast<std::uint64_t>(rows + r), static_cast<std::uint64_t>(r + 1))]);
+
+  const auto expert_rows = [=](const Tensor& weights) {
+    ExpertRows e{s.per_expert, {}, {}, s.weighted ? weights : Tensor{}};
+    if (!s.in_order) {
+      e.source = Tensor(source->data(), DType::i32, {rows});
+      e.destination = Tensor(destination->data(), DType::i32, {rows});
+    }
+    return e;
+  };
+  const auto pair = [=](const Tensor& all, std::int64_t remote) {
+    RowPair p{all.slice(0, all.dim(0) - remote), {}};
+    if (remote > 0) p.remote = all.slice(all.dim(0) - remote, all.dim(0));
+    return p;
+  };
+  const std::int64_t remote_results = s.in_order ? 0 : rows / 3;
+
+  OpCase op;
+  op.name = name;
+  op.inputs = {{.name = "x", .shape = {s.tokens, s.hidden}},
+               {.name = "w1",
+                .shape = {experts, width, s.hidden},
+                .fill = normal(1.0 / std::sqrt(static_cast<double>(s.hidden))),
+                .gradient = ElementKind::f32,
+                .gradient_added = true},
+               {.name = "w2",
+                .shape = {experts, s.hidden, s.ffn},
+                .fill = normal(1.0 / std::sqrt(static_cast<double>(s.ffn))),
+                .gradient = ElementKind::f32,
+                .gradient_added = true},
+               {.name = "weights",
+                .shape = {rows},
+                .kind = ElementKind::f32,
+                .fill = uniform(0.1, 1.0),
+                .differentiable = s.weighted,
+                .gradient = ElementKind::f32}};
+  op.outputs = {{.name = "y", .shape = {s.tokens, s.hidden}},
+                {.name = "h", .shape = {rows, width}, .differentiable = false}};
+  op.terms = std::max(s.hidden, s.ffn);
+  op.backward_terms = std::max({s.hidden, width, rows});
+  op.rounds_intermediates = true;
+  op.reference = [=](const Doubles& in, Doubles& out) {
+    std::int64_t r = 0;
+    std::vector<double> a(static_cast<std::size_t>(s.ffn));
+    for (std::int64_t e = 0; e < experts; ++e) {
+      for (std::int64_t i = 0; i < s.per_expert[static_cast<std::size_t>(e)]; ++i, ++r) {
+        const std::int64_t t = (*source)[static_cast<std::size_t>(r)];
+        double* h = out[1].data() + r * width;
+        for (std::int64_t f = 0; f < width; ++f) {
+          h[f] = 0.0;
+          for (std::int64_t c = 0; c < s.hidden; ++c)
+            h[f] += in[0][static_cast<std::size_t>(t * s.hidden + c)] *
+                    in[1][static_cast<std::size_t>((e * width + f) * s.hidden + c)];
+        }
+        const double w = s.weighted ? in[3][static_cast<std::size_t>(r)] : 1.0;
+        for (std::int64_t f = 0; f < s.ffn; ++f)
+          a[static_cast<std::size_t>(f)] = w * activation_value(s.activation, h, s.ffn, f);
+        for (std::int64_t c = 0; c < s.hidden; ++c)
+          for (std::int64_t f = 0; f < s.ffn; ++f)
+            out[0][static_cast<std::size_t>(t * s.hidden + c)] +=
+                a[static_cast<std::size_t>(f)] *
+                in[2][static_cast<std::size_t>((e * s.hidden + c) * s.ffn + f)];
+      }
+    }
+  };
+  op.forward = [=](const Context& ctx, Tensors in, Tensors out) {
+    const ArenaScope scope(ctx.workspace);
+    const Tensor results = ctx.workspace.tensor(in[0].dtype(), {rows, s.hidden});
+    grouped_mlp_forward(ctx, s.activation, expert_rows(in[3]), pair(in[0], s.remote), in[1], in[2], out[1],
+                        pair(results, remote_results));
+    sum_by_token(*source, *destination, results, out[0]);
+  };
+  op.backward = [=](const Context& ctx, Tensors in, Tensors out, Tensors d_out, Tensors d_in) {
+    const ArenaScope scope(ctx.workspace);
+    const Tensor results = ctx.workspace.tensor(in[0].dtype(), {rows, s.hidden});
+    grouped_mlp_backward(ctx, s.activation, expert_rows(in[3]), pair(d_out[0], s.remote),
+                         pair(in[0], s.remote), in[1], in[2], out[1], pair(results, remote_results),
+                         s.weighted ? d_in[3] : Tensor{}, d_in[1], d_in[2]);
+    sum_by_token(*source, *destination, results, d_in[0]);
+  };
+  op.forward_flops = 2.0 * static_cast<double>(rows * s.hidden * (width + s.ffn));
+  op.backward_flops = 2.0 * op.forward_flops;
+  return op;
+}
+
+}  // namespace xmoe

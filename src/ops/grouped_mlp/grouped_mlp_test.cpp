@@ -1,0 +1,94 @@
+#include "ops/grouped_mlp/grouped_mlp.h"
+
+#include <gtest/gtest.h>
+
+#include "ops/grouped_mlp/activation_rows.h"
+#include "ops/grouped_mlp/grouped_mlp_cases.h"
+
+namespace xmoe {
+namespace {
+
+TEST(GroupedMlp, EqualsTheReference) {
+  for (const auto activation : {Activation::gelu, Activation::swiglu}) {
+    SCOPED_TRACE(activation == Activation::gelu ? "gelu" : "swiglu");
+    EXPECT_OK(check(grouped_mlp_case({.tokens = 13,
+                                      .remote = 5,
+                                      .hidden = 17,
+                                      .ffn = 11,
+                                      .activation = activation,
+                                      .per_expert = {3, 0, 20, 1}},
+                                     "uneven_experts")));
+    EXPECT_OK(check(grouped_mlp_case(
+        {.tokens = 9, .hidden = 8, .ffn = 33, .activation = activation, .per_expert = {0, 70, 0}},
+        "one_expert_gets_everything")));
+    EXPECT_OK(check(grouped_mlp_case(
+        {.tokens = 1, .hidden = 1, .ffn = 1, .activation = activation, .per_expert = {1}}, "one_row")));
+    EXPECT_OK(check(grouped_mlp_case({.tokens = 21,
+                                      .hidden = 16,
+                                      .ffn = 24,
+                                      .activation = activation,
+                                      .per_expert = {21},
+                                      .in_order = true,
+                                      .weighted = false},
+                                     "dense")));
+    EXPECT_OK(check(grouped_mlp_case(
+        {.tokens = 4, .remote = 4, .hidden = 6, .ffn = 5, .activation = activation, .per_expert = {2, 3}},
+        "all_rows_remote")));
+  }
+}
+
+// Several row blocks of one expert, and weight gradients in slices.
+TEST(GroupedMlp, ManyBlocksOfRows) {
+  EXPECT_OK(check(grouped_mlp_case({.tokens = 100,
+                                    .remote = 30,
+                                    .hidden = 10,
+                                    .ffn = 70,
+                                    .activation = Activation::swiglu,
+                                    .per_expert = {300, 5, 290}},
+                                   "many_blocks")));
+}
+
+TEST(GroupedMlp, NoRows) {
+  EXPECT_OK(check(grouped_mlp_case({.tokens = 3, .hidden = 8, .ffn = 8, .per_expert = {0, 0}}, "no_rows")));
+  EXPECT_OK(check(grouped_mlp_case(
+      {.tokens = 0, .hidden = 8, .ffn = 8, .per_expert = {0}, .in_order = true, .weighted = false},
+      "no_tokens")));
+}
+
+TEST(GroupedMlp, SteadyStateAllocatesNothing) {
+  const OpCase op =
+      grouped_mlp_case({.tokens = 64, .hidden = 32, .ffn = 16, .per_expert = {50, 10, 68}}, "steady");
+  OpRun run(op, DType::f32);
+  run.forward();
+  run.backward();
+  run.forward();
+  const auto before = run.context().workspace.device_allocations();
+  run.forward();
+  run.backward();
+  EXPECT_EQ(run.context().workspace.device_allocations(), before);
+}
+
+TEST(GroupedMlp, RefusesShapesThatDoNotFit) {
+  Arena memory({}, MemoryTag::workspace);
+  const Context ctx{memory};
+  const auto t = [&](const Shape& shape) { return memory.zeros(DType::f32, shape); };
+  const std::int64_t two[] = {2};
+  const ExpertRows rows{two, {}, {}, {}};
+  const RowPair x{t({2, 4}), {}};
+  EXPECT_THROW(
+      grouped_mlp_forward(ctx, Activation::swiglu, rows, x, t({1, 6, 4}), t({1, 4, 6}), t({2, 6}), x),
+      InvariantError);
+  EXPECT_THROW(grouped_mlp_forward(ctx, Activation::gelu, rows, x, t({2, 6, 4}), t({2, 4, 6}), t({2, 6}), x),
+               InvariantError);
+}
+
+TEST(Activation, LargeArgumentsStayFinite) {
+  for (const float x : {-1e4F, -100.0F, -30.0F, 0.0F, 30.0F, 100.0F, 1e4F}) {
+    EXPECT_NEAR(cpu::Gelu::value(x), x > 0.0F ? x : 0.0F, 1e-6F * std::abs(x));
+    EXPECT_NEAR(cpu::Gelu::derivative(x), x > 0.0F ? 1.0F : x == 0.0F ? 0.5F : 0.0F, 1e-5F);
+    EXPECT_NEAR(cpu::sigmoid(x), x > 0.0F ? 1.0F : x == 0.0F ? 0.5F : 0.0F, 1e-6F);
+  }
+}
+
+}  // namespace
+}  // namespace xmoe

@@ -1,0 +1,71 @@
+// Flags of Megatron's and X-MoE's launch scripts that are no settings here. A flag is accepted only when what
+// it asks for is what this system does; the others are refused by name with the reason, so that a script
+// never trains something else than it says.
+#include "train/flags.h"
+
+namespace xmoe {
+
+void add_compatibility_flags(FlagTable& table) {
+  table.group("For scripts of Megatron and X-MoE");
+  table.satisfied("use-mcore-models", Arity::none, "there is one implementation of the model");
+  table.satisfied("disable-bias-linear", Arity::none, "linear layers have no bias");
+  table.satisfied("use-rotary-position-embeddings", Arity::none, "positions are rotary");
+  table.only("position-embedding-type", {"rope"}, "positions are rotary");
+  table.only("rotary-percent", {"1.0", "1"}, "whole heads are rotated");
+  table.satisfied("max-position-embeddings", Arity::one, "rotary positions have no table to be sized");
+  table.satisfied("use-flash-attn|use-flash-attn-v2", Arity::none,
+                  "attention never holds the square of scores");
+  table.satisfied("attention-softmax-in-fp32", Arity::none, "softmax is computed in fp32");
+  table.satisfied("accumulate-allreduce-grads-in-fp32", Arity::none, "gradients are summed in fp32");
+  table.only("attention-dropout", {"0", "0.0"}, "there is no dropout");
+  table.only("hidden-dropout", {"0", "0.0"}, "there is no dropout");
+  table.satisfied("moe-grouped-gemm", Arity::none, "experts always run as one grouped product");
+  table.satisfied("create-moe-param-group", Arity::none,
+                  "experts' gradients are always reduced over their replicas");
+  table.only("moe-router-dtype", {"fp32"}, "the router is fp32");
+  table.only("moe-token-dispatcher-type", {"alltoall"},
+             "tokens travel by all-to-all; --moe-dispatcher chooses its kind");
+  table.only("moe-token-drop-policy", {"probs"}, "the assignments of highest probability are kept");
+  table.only("moe-router-load-balancing-type", {"aux_loss"},
+             "--moe-aux-loss-coeff sets the auxiliary loss and 0 turns it off; "
+             "--moe-router-enable-expert-bias balances without it");
+  table.only("data-impl", {"mmap"}, "data sets are memory-mapped");
+  table.only("tokenizer-type", {"HuggingFaceTokenizer"}, "--tokenizer names a tokenizer.json");
+  table.satisfied("log-throughput", Arity::none, "the log always shows it");
+  table.satisfied("no-pipeline-parallel", Arity::none, "there is no pipeline parallelism");
+
+  const auto only_one = [&](std::string_view names) { table.only(names, {"1"}, "not built yet"); };
+  only_one("tensor-model-parallel-size");
+  only_one("pipeline-model-parallel-size");
+  only_one("context-parallel-size");
+  only_one("expert-tensor-parallel-size");
+  table.only("zero-stage", {"0"}, "every rank holds the whole optimizer state of its parameters");
+  table.refused("use-distributed-optimizer", Arity::none,
+                "every rank holds the whole optimizer state of its parameters; leave the flag out");
+  table.refused("sequence-parallel", Arity::none,
+                "not built yet: it needs tensor parallelism; leave the flag out");
+  table.refused("enable-expert-tensor-parallelism", Arity::none, "not built yet; leave the flag out");
+  table.refused("use-rbd", Arity::none,
+                "redundancy-bypassing dispatch is not built yet; use --moe-dispatcher flat");
+  table.refused("use-tutel", Arity::none, "another system's kernels; use --moe-dispatcher flat");
+  table.refused("fp16", Arity::none, "not built yet; use --bf16, or fp32 without a flag");
+  table.refused("recompute-activations|checkpoint-activations|deepspeed-activation-checkpointing",
+                Arity::none, "recomputation of activations is not built yet; leave the flag out");
+  table.refused("recompute-granularity", Arity::one,
+                "recomputation of activations is not built yet; leave the flag out");
+  table.refused("moe-eval-capacity-factor", Arity::one,
+                "evaluation uses --moe-expert-capacity-factor; leave the flag out");
+  table.refused("add-qkv-bias", Arity::none, "linear layers have no bias; leave the flag out");
+  table.refused("vocab-file|merge-file", Arity::one,
+                "name the folder with vocab.json and merges.txt: --tokenizer DIR");
+  table.refused("tensorboard-dir", Arity::one, "not built yet; use --metrics-file");
+  table.refused("deepspeed", Arity::none, "settings come from flags and --config alone; leave the flag out");
+  table.refused("deepspeed_config", Arity::one,
+                "settings come from flags and --config alone; leave the flag out");
+  table.refused("distributed-backend", Arity::one,
+                "the launcher decides (mpirun, srun, or none); leave the flag out");
+  table.refused("num-workers", Arity::one,
+                "batches are read by the training process itself; leave the flag out");
+}
+
+}  // namespace xmoe

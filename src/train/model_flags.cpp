@@ -1,0 +1,87 @@
+#include "train/flags.h"
+
+namespace xmoe {
+
+void add_model_flags(FlagTable& table, ModelConfig& model) {
+  table.group("Model");
+  table.integer("num-layers", model.layers, "Layers of the decoder", at_least(1));
+  table.integer("hidden-size", model.hidden, "Width of the residual stream", at_least(1));
+  table.integer("num-attention-heads", model.heads, "Query heads", at_least(1));
+  table.integer("num-query-groups", model.kv_heads,
+                "Key-value heads (grouped-query attention); 0: as many as query heads", at_least(0));
+  table.satisfied("group-query-attention", Arity::none, "--num-query-groups alone decides");
+  table.integer("kv-channels", model.head_dim, "Width of a head; 0: hidden size / heads", at_least(0));
+  table.integer("ffn-hidden-size", model.ffn_hidden,
+                "Inner width of the feed-forward block of dense layers; 0: 4 * hidden size", at_least(0));
+  table.integer("seq-length", model.seq_length, "Tokens of a training sequence", at_least(1));
+  table.choice("normalization", model.norm,
+               {{"LayerNorm", NormKind::layer_norm}, {"RMSNorm", NormKind::rms_norm}},
+               "Normalisation before attention, feed-forward blocks and output");
+  table.real("norm-epsilon|layernorm-epsilon", model.norm_epsilon,
+             "Added to the variance in the normalisation", above(0));
+  table.real("rotary-base", model.rotary_base, "Base of the angles of the rotary embedding", above(0));
+  table.set("untie-embeddings-and-output-weights", model.tied_embeddings, false,
+            "Separate weights for embedding and output projection");
+  table.set("swiglu", model.moe.activation, Activation::swiglu,
+            "SwiGLU in place of GELU, in dense layers and experts");
+  table.real("init-method-std", model.init_std, "Standard deviation of the initial weights", above(0));
+}
+
+void add_moe_flags(FlagTable& table, MoeConfig& moe, ModelConfig& model) {
+  RouterConfig& router = moe.router;
+  table.group("Mixture of experts");
+  table.integer("num-experts", router.experts, "Routed experts of an MoE layer; 0: a dense model",
+                at_least(0));
+  table.integer("moe-router-topk|topk", router.top_k, "Experts that a token is routed to", at_least(1));
+  table.integer("moe-ffn-hidden-size", moe.ffn_hidden, "Inner width of one expert; 0: --ffn-hidden-size",
+                at_least(0));
+  table.integer("moe-shared-expert-intermediate-size", moe.shared_ffn_hidden,
+                "Inner width of the shared experts together, which every token passes; 0: none", at_least(0));
+  table.integer("moe-first-k-dense", model.first_k_dense, "Dense layers before the first MoE layer",
+                at_least(0));
+  table.integer("moe-layer-freq|expert-interval", model.moe_layer_freq,
+                "Of the layers behind those, every n-th is an MoE layer", at_least(1));
+  table.choice("moe-router-score-function", router.score_function,
+               {{"softmax", ScoreFunction::softmax}, {"sigmoid", ScoreFunction::sigmoid}},
+               "From router logits to scores");
+  table.set("moe-router-pre-softmax", router.pre_softmax, true,
+            "Softmax over all experts before the choice, not over the chosen ones");
+  table.set("moe-router-norm-topk-prob", router.normalize_topk, true,
+            "Divide the weights of the chosen experts by their sum");
+  table.real("moe-router-topk-scaling-factor", router.scaling_factor,
+             "Multiplies the weights of the chosen experts", above(0));
+  table.integer("moe-router-num-groups", router.groups, "Groups of experts (group-limited routing)",
+                at_least(1));
+  table.integer("moe-router-group-topk", router.topk_groups, "Groups that a token's experts may come from",
+                at_least(1));
+  table.set("moe-router-enable-expert-bias", router.expert_bias, true,
+            "Balance the load by a bias on the choice (auxiliary-loss-free, DeepSeek-V3)");
+  table.real("moe-router-bias-update-rate", router.bias_update_rate, "Step of that bias per iteration",
+             at_least(0));
+  table.real("moe-aux-loss-coeff|moe-loss-coeff", router.aux_loss_coeff, "Weight of the load-balancing loss",
+             at_least(0));
+  table.real("moe-z-loss-coeff", router.z_loss_coeff, "Weight of the router's z-loss", at_least(0));
+  table.real(
+      "moe-expert-capacity-factor|moe-train-capacity-factor", moe.capacity_factor,
+      "An expert keeps at most this many times its even share of the tokens; unset: nothing is dropped",
+      above(0));
+  table.set("disable-moe-token-dropping", moe.capacity_factor, std::optional<double>(),
+            "Nothing is dropped, whatever the capacity factor", false);
+  table.integer("moe-min-capacity", moe.min_capacity, "Least capacity of an expert", at_least(0));
+  table.choice("moe-dispatcher", moe.dispatcher,
+               {{"flat", DispatcherKind::flat}, {"padded", DispatcherKind::padded}},
+               "How tokens travel to experts. flat: padding-free, uneven all-to-all. padded: buffers of "
+               "fixed capacity, even all-to-all");
+  table.set("use-pft", moe.dispatcher, DispatcherKind::flat,
+            "Padding-free token buffers: the flat dispatcher", false);
+  table.set("use-uneven-all-to-all", moe.dispatcher, DispatcherKind::flat, "The flat dispatcher", false);
+  table.set("moe-pad-expert-input-to-capacity", moe.dispatcher, DispatcherKind::padded,
+            "The padded dispatcher", false);
+  table.conflict("use-pft", "moe-dispatcher", "padded");
+  table.conflict("use-uneven-all-to-all", "moe-dispatcher", "padded");
+  table.conflict("moe-pad-expert-input-to-capacity", "moe-dispatcher", "flat");
+  table.conflict("moe-pad-expert-input-to-capacity", "use-pft");
+  table.conflict("moe-pad-expert-input-to-capacity", "use-uneven-all-to-all");
+}
+
+}  // namespace xmoe

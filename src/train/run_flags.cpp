@@ -1,0 +1,144 @@
+#include "train/flags.h"
+
+namespace xmoe {
+
+namespace {
+
+void add_parallel_flag(FlagTable& table, std::int64_t& expert_parallel_size) {
+  table.integer("expert-model-parallel-size|moe-expert-parallel-size", expert_parallel_size,
+                "Ranks that together hold all experts; it divides the number of ranks and of experts",
+                at_least(1));
+}
+
+// For eval and generate: a precision of their own, or that of the training.
+void add_precision_flags(FlagTable& table, std::optional<DType>& dtype) {
+  table.set("bf16", dtype, std::optional<DType>(DType::bf16), "Compute in bf16; unset: as in the training");
+  table.set("fp32", dtype, std::optional<DType>(DType::f32), "Compute in fp32; unset: as in the training");
+  table.conflict("bf16", "fp32");
+}
+
+}  // namespace
+
+void add_run_flags(FlagTable& table, TrainConfig& config) {
+  table.group("Parallelism");
+  add_parallel_flag(table, config.expert_parallel_size);
+
+  table.group("Precision");
+  table.set("bf16", config.compute_dtype, DType::bf16,
+            "Compute in bf16 with fp32 master weights; router, softmax, norms and loss stay fp32. Without "
+            "it: fp32");
+  table.set("fp32", config.compute_dtype, DType::f32, "Compute in fp32 (the default)", false);
+  table.conflict("bf16", "fp32");
+  table.seed("seed", config.seed, "Of the initial weights and of the order of the data");
+
+  table.group("Logging");
+  table.integer("log-interval", config.logging.interval, "Iterations between two lines of the log",
+                at_least(1));
+  table.path("metrics-file", config.logging.metrics_file, "FILE", "Append the metrics as JSON lines");
+
+  table.group("Evaluation");
+  table.integer("eval-interval", config.validation.interval,
+                "Iterations between two evaluations; 0: only at the end", at_least(0));
+  table.integer("eval-iters", config.validation.iterations,
+                "Global batches of an evaluation; 0: no evaluation", at_least(0));
+
+  table.group("Checkpoint");
+  CheckpointConfig& checkpoint = config.checkpoint;
+  table.path("save", checkpoint.save, "DIR", "Directory that checkpoints are written to");
+  table.path("load", checkpoint.load, "DIR",
+             "Directory whose latest checkpoint is resumed; without one there training starts anew");
+  table.integer("save-interval", checkpoint.save_interval,
+                "Iterations between two checkpoints; 0: only at the end", at_least(0));
+  table.integer("keep-last-checkpoints", checkpoint.keep_last,
+                "Older checkpoints are deleted; 0: all are kept", at_least(0));
+  table.set("no-load-optim", checkpoint.load_optimizer, false,
+            "Load the weights without the state of the optimizer");
+  table.set("finetune", checkpoint.finetune, true, "Load the weights only and start at iteration 0");
+
+  table.group("Exit");
+  table.integer("exit-interval", config.exit.interval,
+                "Save and exit after an iteration divisible by this; 0: never", at_least(0));
+  table.real("exit-duration-in-mins", config.exit.duration_in_minutes,
+             "Save and exit after this time; 0: never", at_least(0));
+}
+
+FlagTable train_flags(TrainConfig& config) {
+  FlagTable table;
+  add_model_flags(table, config.model);
+  add_moe_flags(table, config.model.moe, config.model);
+  add_data_flags(table, config.data);
+  add_batch_flags(table, config.batch);
+  add_optimizer_flags(table, config.optimizer);
+  add_run_flags(table, config);
+  add_compatibility_flags(table);
+  return table;
+}
+
+FlagTable eval_flags(EvalConfig& config) {
+  FlagTable table;
+  table.group("Evaluation");
+  table.path("load", config.load, "DIR", "Directory of the checkpoint");
+  table.integer("iteration", config.iteration, "Iteration of the checkpoint; -1: the latest", at_least(-1));
+  add_data_path_flag(table, config.sources);
+  table.path("tokenizer|tokenizer-model", config.tokenizer, "FILE",
+             "tokenizer.json; unset: that of the training");
+  table.choice("part", config.part,
+               {{"all", DataPart::all},
+                {"train", DataPart::train},
+                {"valid", DataPart::validation},
+                {"test", DataPart::test}},
+               "Part of the data set by --split");
+  add_split_flag(table, config.split);
+  table.integer("micro-batch-size", config.micro_batch, "Sequences of one forward pass on one rank",
+                at_least(1));
+  table.integer("eval-iters", config.iterations,
+                "Passes over micro-batch size * ranks sequences; 0: the whole part", at_least(0));
+  table.path("output", config.output, "FILE", "Write the result as JSON");
+  add_parallel_flag(table, config.expert_parallel_size);
+  add_precision_flags(table, config.compute_dtype);
+  return table;
+}
+
+FlagTable generate_flags(GenerateConfig& config) {
+  FlagTable table;
+  table.group("Generation");
+  table.path("load", config.load, "DIR", "Directory of the checkpoint");
+  table.integer("iteration", config.iteration, "Iteration of the checkpoint; -1: the latest", at_least(-1));
+  table.path("tokenizer|tokenizer-model", config.tokenizer, "FILE",
+             "tokenizer.json; unset: that of the training");
+  Flag prompt;
+  prompt.value_name = "TEXT";
+  prompt.help = "Text to continue; unset: read from standard input";
+  prompt.read = [&config](const std::vector<std::string>& given) {
+    config.prompt = given.front();
+    return std::string();
+  };
+  prompt.show = [&config] { return config.prompt ? toml_string(*config.prompt) : std::string(); };
+  table.add("prompt", std::move(prompt));
+  table.integer("max-new-tokens", config.max_new_tokens, "Tokens to generate at most", at_least(1));
+  table.integer("num-samples", config.samples, "Continuations to print", at_least(1));
+  table.real("temperature", config.temperature, "Divides the logits; 0: the most likely token each time",
+             at_least(0));
+  table.integer("top-k", config.top_k, "Sample from the k most likely tokens; 0: no limit", at_least(0));
+  table.real("top-p", config.top_p, "Sample from the most likely tokens that together have this probability",
+             {.low = 0.0, .high = 1.0, .low_open = true});
+  table.seed("seed", config.seed, "Of the sampling");
+  add_parallel_flag(table, config.expert_parallel_size);
+  add_precision_flags(table, config.compute_dtype);
+  return table;
+}
+
+std::string to_text(const TrainConfig& config) {
+  TrainConfig copy = config;  // a table refers to fields that it may set
+  return train_flags(copy).to_toml();
+}
+
+TrainConfig train_config_from_text(std::string_view text, const std::string& source) {
+  TrainConfig config;
+  FlagTable table = train_flags(config);
+  table.assign_text(text, source);
+  fail_if_any(table.problems());
+  return config;
+}
+
+}  // namespace xmoe

@@ -1,0 +1,210 @@
+// What is missing, contradictory or does not fit, in one pass. Ranges of single values are checked where
+// their flags are read and are assumed here only so far that nothing is divided by zero.
+#include <filesystem>
+
+#include "base/error.h"
+#include "train/config.h"
+#include "train/schedule.h"
+
+namespace xmoe {
+
+namespace {
+
+class Problems {
+ public:
+  template <typename... Args>
+  void add(const char* flag, fmt::format_string<Args...> format, Args&&... args) {
+    found_.push_back({flag, fmt::format(format, std::forward<Args>(args)...)});
+  }
+  std::vector<Problem> take() { return std::move(found_); }
+
+ private:
+  std::vector<Problem> found_;
+};
+
+void check_model(const ModelConfig& model, Problems& problems) {
+  if (model.layers == 0) problems.add("num-layers", "is missing: give the number of layers");
+  if (model.hidden == 0) problems.add("hidden-size", "is missing: give the width of the model");
+  if (model.heads == 0) problems.add("num-attention-heads", "is missing: give the number of attention heads");
+  if (model.seq_length == 0) problems.add("seq-length", "is missing: give the tokens of a sequence");
+
+  if (model.heads > 0 && model.kv_heads > 0 && model.heads % model.kv_heads != 0)
+    problems.add("num-query-groups", "{} does not divide the {} attention heads: use a divisor",
+                 model.kv_heads, model.heads);
+  if (model.heads > 0 && model.head_dim == 0 && model.hidden % model.heads != 0)
+    problems.add("num-attention-heads",
+                 "{} does not divide --hidden-size {}: use a divisor, or give --kv-channels", model.heads,
+                 model.hidden);
+  const std::int64_t head_dim = model.head_dim > 0 ? model.head_dim
+                                : model.heads > 0  ? model.hidden / model.heads
+                                                   : 0;
+  if (head_dim % 2 != 0)
+    problems.add("kv-channels", "heads are {} wide: rotary positions need an even width", head_dim);
+}
+
+void check_moe(const ModelConfig& model, Problems& problems) {
+  const RouterConfig& router = model.moe.router;
+  if (router.experts == 0) {
+    if (model.moe.shared_ffn_hidden > 0)
+      problems.add("moe-shared-expert-intermediate-size",
+                   "is set but --num-experts is 0: give experts, or leave it out");
+    return;
+  }
+  if (router.top_k > router.experts)
+    problems.add("moe-router-topk", "{} is more than the {} experts: use at most {}", router.top_k,
+                 router.experts, router.experts);
+  if (model.layers > 0 && model.first_k_dense >= model.layers)
+    problems.add("moe-first-k-dense", "{} leaves no MoE layer of {}: use at most {}, or --num-experts 0",
+                 model.first_k_dense, model.layers, model.layers - 1);
+  else if (model.layers > 0 && model.first_k_dense + model.moe_layer_freq > model.layers)
+    problems.add("moe-layer-freq",
+                 "{} leaves no MoE layer among the {} behind the dense ones: use at most that",
+                 model.moe_layer_freq, model.layers - model.first_k_dense);
+  if (router.groups > 0 && router.experts % router.groups != 0) {
+    problems.add("moe-router-num-groups", "{} does not divide the {} experts: use a divisor", router.groups,
+                 router.experts);
+  } else if (router.topk_groups > router.groups) {
+    problems.add("moe-router-group-topk", "{} is more than the {} groups: use at most {}", router.topk_groups,
+                 router.groups, router.groups);
+  } else if (router.groups > 0 && router.top_k <= router.experts &&
+             router.top_k > router.topk_groups * (router.experts / router.groups)) {
+    problems.add(
+        "moe-router-group-topk",
+        "{} groups of {} experts hold fewer than the {} experts of --moe-router-topk: use at least {}",
+        router.topk_groups, router.experts / router.groups, router.top_k,
+        (router.top_k * router.groups + router.experts - 1) / router.experts);
+  }
+  if (router.score_function == ScoreFunction::sigmoid && router.pre_softmax)
+    problems.add("moe-router-pre-softmax",
+                 "contradicts --moe-router-score-function sigmoid: give one of them");
+  if (model.moe.dispatcher == DispatcherKind::padded && !model.moe.capacity_factor)
+    problems.add("moe-dispatcher",
+                 "padded needs a capacity: add --moe-expert-capacity-factor 1.25, or use flat");
+}
+
+void check_parallel(std::int64_t expert_parallel_size, int world_size, Problems& problems) {
+  if (expert_parallel_size > 0 && world_size % expert_parallel_size != 0)
+    problems.add(
+        "expert-model-parallel-size",
+        "{} does not divide the number of ranks, {}: use a divisor, or start another number of ranks",
+        expert_parallel_size, world_size);
+}
+
+void check_batch(const TrainConfig& config, int world_size, Problems& problems) {
+  const BatchConfig& batch = config.batch;
+  const std::int64_t step = batch.micro * world_size;
+  if (batch.global > 0 && step > 0 && batch.global % step != 0)
+    problems.add("global-batch-size",
+                 "{} is not a multiple of --micro-batch-size {} * {} ranks = {}: use for instance {}",
+                 batch.global, batch.micro, world_size, step, (batch.global / step + 1) * step);
+  if (batch.train_iterations == 0 && batch.train_samples == 0 && batch.train_tokens == 0)
+    problems.add("train-iters", "is missing: give --train-iters, --train-samples or --train-tokens");
+}
+
+void check_schedule(const TrainConfig& config, int world_size, Problems& problems) {
+  const OptimizerConfig& optimizer = config.optimizer;
+  if (optimizer.learning_rate == 0.0)
+    problems.add("lr", "is missing: give the learning rate, for instance --lr 1e-3");
+  if (optimizer.min_learning_rate > optimizer.learning_rate && optimizer.learning_rate > 0.0)
+    problems.add("min-lr", "{} is above --lr {}: use less", optimizer.min_learning_rate,
+                 optimizer.learning_rate);
+  if ((optimizer.decay_iterations > 0) + (optimizer.decay_samples > 0) + (optimizer.decay_tokens > 0) > 1)
+    problems.add(
+        "lr-decay-iters",
+        "more than one of --lr-decay-iters, --lr-decay-samples, --lr-decay-tokens is given: keep one");
+  if ((optimizer.warmup_iterations > 0) + (optimizer.warmup_samples > 0) + (optimizer.warmup_tokens > 0) +
+          (optimizer.warmup_fraction.value_or(0.0) > 0.0) >
+      1)
+    problems.add("lr-warmup-iters",
+                 "more than one of --lr-warmup-iters, -samples, -tokens, -fraction is given: keep one");
+
+  // A warm-up that does not end before the decay or the training does.
+  TrainConfig resolved = config;
+  if (config.model.seq_length <= 0 || config.batch.micro <= 0 || config.batch.global < 0) return;
+  resolved.resolve(world_size);
+  if (resolved.batch.train_iterations <= 0) {
+    if (config.batch.train_iterations + config.batch.train_samples + config.batch.train_tokens > 0)
+      problems.add("train-samples",
+                   "the training is shorter than one global batch of {} sequences of {} tokens: use more",
+                   resolved.batch.global, resolved.model.seq_length);
+    return;
+  }
+  const Lengths lengths = lengths_in_samples(resolved);
+  const std::int64_t training = resolved.batch.train_iterations * resolved.batch.global;
+  if (lengths.warmup > training)
+    problems.add("lr-warmup-iters", "the warm-up of {} samples is longer than the training of {}: shorten it",
+                 lengths.warmup, training);
+  else if (optimizer.decay_style != DecayStyle::constant && lengths.warmup >= lengths.decay &&
+           lengths.warmup > 0)
+    problems.add("lr-decay-iters",
+                 "the decay ends at {} samples, before the warm-up at {}: shorten the warm-up", lengths.decay,
+                 lengths.warmup);
+}
+
+void check_sources(const std::vector<DataSource>& sources, Problems& problems) {
+  if (sources.empty())
+    problems.add("data-path", "is missing: give the prefix of a data set that `xmoe data prepare` wrote");
+  for (const DataSource& source : sources) {
+    for (const char* extension : {".bin", ".idx"}) {
+      std::error_code error;
+      if (!std::filesystem::exists(source.prefix + extension, error))
+        problems.add("data-path", "{}{} does not exist: give the prefix of a .bin and .idx pair",
+                     source.prefix, extension);
+    }
+  }
+}
+
+void check_file(const char* flag, const std::filesystem::path& path, Problems& problems) {
+  std::error_code error;
+  if (!path.empty() && !std::filesystem::exists(path, error))
+    problems.add(flag, "{} does not exist", path.string());
+}
+
+}  // namespace
+
+std::vector<Problem> validate(const TrainConfig& config, int world_size) {
+  Problems problems;
+  check_model(config.model, problems);
+  check_moe(config.model, problems);
+  check_parallel(config.expert_parallel_size, world_size, problems);
+  const std::int64_t experts = config.model.moe.router.experts;
+  if (experts == 0 && config.expert_parallel_size > 1)
+    problems.add("expert-model-parallel-size", "{} needs experts and --num-experts is 0: use 1",
+                 config.expert_parallel_size);
+  if (experts > 0 && config.expert_parallel_size > 0 && experts % config.expert_parallel_size != 0)
+    problems.add("expert-model-parallel-size", "{} does not divide the {} experts: use a divisor",
+                 config.expert_parallel_size, experts);
+  check_batch(config, world_size, problems);
+  check_schedule(config, world_size, problems);
+  check_sources(config.data.sources, problems);
+  check_file("tokenizer", config.data.tokenizer, problems);
+  if (config.data.tokenizer.empty() && config.data.vocab_size == 0)
+    problems.add("tokenizer",
+                 "is missing: give tokenizer.json, or --vocab-size for data that is tokens already");
+  if (config.checkpoint.save.empty() && config.checkpoint.save_interval > 0)
+    problems.add("save-interval", "is set but --save is not: give the directory");
+  if (config.checkpoint.finetune && config.checkpoint.load.empty())
+    problems.add("finetune", "needs --load: give the directory of a checkpoint");
+  return problems.take();
+}
+
+std::vector<Problem> validate(const EvalConfig& config, int world_size) {
+  Problems problems;
+  if (config.load.empty()) problems.add("load", "is missing: give the directory of a checkpoint");
+  check_file("load", config.load, problems);
+  check_sources(config.sources, problems);
+  check_file("tokenizer", config.tokenizer, problems);
+  check_parallel(config.expert_parallel_size, world_size, problems);
+  return problems.take();
+}
+
+std::vector<Problem> validate(const GenerateConfig& config, int world_size) {
+  Problems problems;
+  if (config.load.empty()) problems.add("load", "is missing: give the directory of a checkpoint");
+  check_file("load", config.load, problems);
+  check_file("tokenizer", config.tokenizer, problems);
+  check_parallel(config.expert_parallel_size, world_size, problems);
+  return problems.take();
+}
+
+}  // namespace xmoe

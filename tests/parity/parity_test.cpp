@@ -1,0 +1,192 @@
+// The model against goldens of an independent PyTorch implementation (make_goldens.py beside this file):
+// logits, every gradient, ten steps of training. Computed there in float64, here in f32.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "comm/mesh.h"
+#include "model/transformer.h"
+#include "train/checkpoint/safetensors.h"
+#include "train/optimizer.h"
+#include "train/training_step.h"
+
+namespace xmoe {
+namespace {
+
+using nlohmann::json;
+
+constexpr double kTolerance = 1e-4;  // relative; f32 against f64
+
+struct Golden {
+  explicit Golden(const std::filesystem::path& path) : file(path), memory({}, MemoryTag::workspace) {
+    config = json::parse(file.metadata().at("config"));
+  }
+  Tensor read(const std::string& name) { return file.read(name, memory); }
+
+  SafetensorsFile file;
+  Arena memory;
+  json config;
+};
+
+ModelConfig model_of(const json& golden) {
+  const json& m = golden.at("model");
+  const json& r = golden.at("router");
+  const json& e = golden.at("moe");
+  ModelConfig c;
+  m.at("layers").get_to(c.layers);
+  m.at("hidden").get_to(c.hidden);
+  m.at("ffn_hidden").get_to(c.ffn_hidden);
+  m.at("heads").get_to(c.heads);
+  m.at("kv_heads").get_to(c.kv_heads);
+  m.at("head_dim").get_to(c.head_dim);
+  m.at("vocabulary").get_to(c.vocabulary);
+  m.at("seq_length").get_to(c.seq_length);
+  c.norm = m.at("norm") == "rms_norm" ? NormKind::rms_norm : NormKind::layer_norm;
+  m.at("norm_epsilon").get_to(c.norm_epsilon);
+  m.at("rotary_base").get_to(c.rotary_base);
+  m.at("tied_embeddings").get_to(c.tied_embeddings);
+  m.at("first_k_dense").get_to(c.first_k_dense);
+  m.at("moe_layer_freq").get_to(c.moe_layer_freq);
+  RouterConfig& router = c.moe.router;
+  r.at("experts").get_to(router.experts);
+  r.at("top_k").get_to(router.top_k);
+  router.score_function =
+      r.at("score_function") == "sigmoid" ? ScoreFunction::sigmoid : ScoreFunction::softmax;
+  r.at("pre_softmax").get_to(router.pre_softmax);
+  r.at("normalize_topk").get_to(router.normalize_topk);
+  r.at("scaling_factor").get_to(router.scaling_factor);
+  r.at("groups").get_to(router.groups);
+  r.at("topk_groups").get_to(router.topk_groups);
+  r.at("expert_bias").get_to(router.expert_bias);
+  r.at("bias_update_rate").get_to(router.bias_update_rate);
+  r.at("aux_loss_coeff").get_to(router.aux_loss_coeff);
+  r.at("z_loss_coeff").get_to(router.z_loss_coeff);
+  e.at("ffn_hidden").get_to(c.moe.ffn_hidden);
+  e.at("shared_ffn_hidden").get_to(c.moe.shared_ffn_hidden);
+  e.at("min_capacity").get_to(c.moe.min_capacity);
+  c.moe.activation = e.at("activation") == "swiglu" ? Activation::swiglu : Activation::gelu;
+  if (!e.at("capacity_factor").is_null()) c.moe.capacity_factor = e.at("capacity_factor").get<double>();
+  c.resolve();
+  return c;
+}
+
+OptimizerConfig optimizer_of(const json& golden) {
+  const json& o = golden.at("optimizer");
+  OptimizerConfig c;
+  o.at("beta1").get_to(c.beta1);
+  o.at("beta2").get_to(c.beta2);
+  o.at("epsilon").get_to(c.epsilon);
+  o.at("weight_decay").get_to(c.weight_decay);
+  o.at("clip_grad").get_to(c.clip_grad);
+  return c;
+}
+
+// ||a - b|| / ||b||; not a number if either holds one.
+double relative_error(const Tensor& a, const Tensor& b) {
+  EXPECT_EQ(a.numel(), b.numel());
+  double difference = 0.0;
+  double norm = 0.0;
+  for (std::int64_t i = 0; i < a.numel(); ++i) {
+    const double x = static_cast<double>(a.data<float>()[i]);
+    const double y = static_cast<double>(b.data<float>()[i]);
+    difference += (x - y) * (x - y);
+    norm += y * y;
+  }
+  return norm == 0.0 ? std::sqrt(difference) : std::sqrt(difference / norm);
+}
+
+class Parity : public testing::TestWithParam<std::string> {
+ protected:
+  Parity()
+      : golden(std::filesystem::path(XMOE_PARITY_DIR) / (GetParam() + ".safetensors")),
+        world(make_self_communicator()),
+        mesh(*world, 1),
+        model(model_of(golden.config), DType::f32, mesh, 0, true),
+        batch(golden.config.at("batch").get<std::int64_t>()) {
+    for (auto& p : model.parameters().all()) {
+      const Tensor initial = golden.read("initial." + p.name);
+      EXPECT_EQ(initial.shape(), p.value.shape()) << p.name;
+      std::memcpy(p.value.raw(), initial.raw(), p.value.bytes());
+    }
+    const std::int64_t rows = batch * model.config().seq_length;
+    tokens = golden.memory.tensor(DType::i32, {rows});
+    targets = golden.memory.tensor(DType::i32, {rows});
+    all_tokens = golden.read("tokens");
+  }
+
+  void load(std::int64_t step, const Tensor& to_tokens, const Tensor& to_targets) const {
+    const std::int64_t seq = model.config().seq_length;
+    for (std::int64_t b = 0; b < batch; ++b) {
+      const std::int32_t* row = all_tokens.data<std::int32_t>() + (step * batch + b) * (seq + 1);
+      std::copy(row, row + seq, to_tokens.data<std::int32_t>() + b * seq);
+      std::copy(row + 1, row + seq + 1, to_targets.data<std::int32_t>() + b * seq);
+    }
+  }
+
+  Golden golden;
+  std::unique_ptr<Communicator> world;
+  Mesh mesh;
+  Transformer model;
+  std::int64_t batch;
+  Tensor tokens, targets, all_tokens;
+};
+
+TEST_P(Parity, Logits) {
+  load(0, tokens, targets);
+  const Tensor out = golden.memory.tensor(DType::f32, {tokens.dim(0), model.config().vocabulary});
+  model.logits(tokens, batch, out);
+  EXPECT_LT(relative_error(out, golden.read("logits")), kTolerance);
+}
+
+TEST_P(Parity, EveryGradient) {
+  load(0, tokens, targets);
+  model.forward_backward(tokens, targets, batch, 1.0);
+  std::size_t compared = 0;
+  for (const auto& p : model.parameters().all()) {
+    if (!p.trainable) continue;
+    EXPECT_LT(relative_error(p.grad, golden.read("gradient." + p.name)), kTolerance) << p.name;
+    ++compared;
+  }
+  std::size_t expected = 0;
+  for (const auto& entry : golden.file.entries()) expected += entry.name.starts_with("gradient.") ? 1 : 0;
+  EXPECT_EQ(compared, expected);
+}
+
+TEST_P(Parity, TenStepsOfTraining) {
+  Optimizer optimizer(optimizer_of(golden.config), model.parameters(), mesh);
+  TrainingStep step(model, optimizer, mesh, batch);
+  const double rate = golden.config.at("optimizer").at("learning_rate").get<double>();
+  const auto expect = [&](const char* name, std::int64_t i, double value) {
+    const double wanted = static_cast<double>(golden.read(name).data<float>()[i]);
+    EXPECT_NEAR(value, wanted, kTolerance * std::abs(wanted)) << name << " of step " << i;
+  };
+  const Tensor dropped = golden.read("dropped");
+  const std::int64_t steps = golden.config.at("steps").get<std::int64_t>();
+  for (std::int64_t i = 0; i < steps; ++i) {
+    const StepResult r =
+        step.run(1, rate, [&](std::int64_t, const Tensor& to_tokens, const Tensor& to_targets) {
+          load(i, to_tokens, to_targets);
+        });
+    expect("lm_losses", i, r.lm_loss);
+    expect("aux_losses", i, r.aux_loss);
+    expect("z_losses", i, r.z_loss);
+    expect("grad_norms", i, r.gradient_norm);
+    const double assignments =
+        static_cast<double>(tokens.dim(0) * model.config().moe.router.top_k * model.expert_counts().dim(0));
+    EXPECT_NEAR(r.dropped_fraction * assignments, static_cast<double>(dropped.data<std::int64_t>()[i]), 1e-6);
+  }
+  for (const auto& p : model.parameters().all())
+    if (!p.trainable)
+      EXPECT_LT(relative_error(p.value, golden.read("final." + p.name)), kTolerance) << p.name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Goldens, Parity,
+                         testing::Values("softmax_rms_swiglu", "sigmoid_groups_bias", "postsoftmax_dropping",
+                                         "raw_softmax_groups"),
+                         [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace xmoe

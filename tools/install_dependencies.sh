@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Installs what the given parts of this project need and the machine lacks.
+#
+#   tools/install_dependencies.sh [build] [test] [demo] [lint]     (none given: build)
+#
+# Debian and Ubuntu: with apt-get, through sudo when not root. Other systems: the programs and headers are looked
+# for, and what is missing is listed. Nothing is done, in a fraction of a second, when everything is there.
+set -euo pipefail
+
+parts=("$@")
+[ ${#parts[@]} -gt 0 ] || parts=(build)
+
+packages=()
+programs=()
+headers=()
+for part in "${parts[@]}"; do
+  case "$part" in
+    build)
+      packages+=(make g++ cmake ninja-build pkg-config ccache libopenmpi-dev openmpi-bin libdnnl-dev libcli11-dev
+                 nlohmann-json3-dev libfmt-dev libpcre2-dev libxxhash-dev)
+      programs+=(g++ cmake ninja pkg-config mpicc mpirun)
+      headers+=(oneapi/dnnl/dnnl.hpp CLI/CLI.hpp nlohmann/json.hpp fmt/core.h pcre2.h xxhash.h) ;;
+    test)
+      packages+=(libgtest-dev)
+      headers+=(gtest/gtest.h) ;;
+    demo)
+      packages+=(bible-kjv)
+      programs+=(bible) ;;
+    lint)  # libomp-dev: the omp.h that clang looks for
+      packages+=(clang-format clang-tidy libomp-dev python3)
+      programs+=(clang-format clang-tidy python3) ;;
+    *)
+      echo "install_dependencies: unknown part '$part': expected build, test, demo or lint" >&2
+      exit 2 ;;
+  esac
+done
+
+install_with_apt() {
+  local missing=() package
+  for package in "${packages[@]}"; do
+    if [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" != installed ]; then
+      missing+=("$package")
+    fi
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+
+  local as_root=()
+  if [ "$(id -u)" -ne 0 ]; then
+    if ! command -v sudo >/dev/null; then
+      echo "install_dependencies: these packages are missing and there is no sudo. As root, run:" >&2
+      echo "  apt-get update && apt-get install -y --no-install-recommends ${missing[*]}" >&2
+      exit 1
+    fi
+    as_root=(sudo)
+  fi
+  echo "Installing: ${missing[*]}"
+  # The lists of a fresh container are empty or old, so they are fetched first; a failure here (one mirror of
+  # several, say) only matters if the installation then fails.
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq || true
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+    "${missing[@]}" >/dev/null
+}
+
+look_for() {
+  local missing=() program header
+  for program in "${programs[@]}"; do
+    command -v "$program" >/dev/null || missing+=("$program (program)")
+  done
+  for header in "${headers[@]}"; do
+    if ! echo "#include <$header>" | "${CXX:-c++}" -std=c++20 -DPCRE2_CODE_UNIT_WIDTH=8 -E -x c++ - >/dev/null 2>&1
+    then
+      missing+=("$header (header)")
+    fi
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  echo "install_dependencies: this is not a Debian system, so please install these by hand:" >&2
+  printf '  %s\n' "${missing[@]}" >&2
+  echo "They come from: GCC 12 or later, CMake 3.25, Ninja, Open MPI, oneDNN (CPU), CLI11, nlohmann-json, fmt 9," >&2
+  echo "PCRE2, xxHash; for tests GoogleTest; for the demo bible-kjv; for lint LLVM and Python 3." >&2
+  exit 1
+}
+
+if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then
+  install_with_apt
+else
+  look_for
+fi
