@@ -24,6 +24,10 @@ struct GemmTile {
 
 void gemm_tile(const GemmTile& tile);
 
+// The whole product on all threads, cut into tiles of at most rows x columns. The library rounds differently
+// in tiles of different sizes: with sizes that do not depend on the number of threads, results do not either.
+void gemm_tiles(const GemmTile& whole, std::int64_t rows, std::int64_t columns);
+
 // Whether this CPU multiplies bf16 natively through the library; without it bf16 operands are widened to f32
 // first.
 bool cpu_has_bf16_gemm();
