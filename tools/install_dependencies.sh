@@ -16,7 +16,7 @@ headers=()
 for part in "${parts[@]}"; do
   case "$part" in
     build)
-      packages+=(g++ cmake ninja-build pkg-config ccache libopenmpi-dev openmpi-bin libdnnl-dev libcli11-dev
+      packages+=(make g++ cmake ninja-build pkg-config ccache libopenmpi-dev openmpi-bin libdnnl-dev libcli11-dev
                  nlohmann-json3-dev libfmt-dev libpcre2-dev libxxhash-dev)
       programs+=(g++ cmake ninja pkg-config mpicc mpirun)
       headers+=(oneapi/dnnl/dnnl.hpp CLI/CLI.hpp nlohmann/json.hpp fmt/core.h pcre2.h xxhash.h) ;;
@@ -26,8 +26,8 @@ for part in "${parts[@]}"; do
     demo)
       packages+=(bible-kjv)
       programs+=(bible) ;;
-    lint)
-      packages+=(clang-format clang-tidy python3)
+    lint)  # libomp-dev: the omp.h that clang looks for
+      packages+=(clang-format clang-tidy libomp-dev python3)
       programs+=(clang-format clang-tidy python3) ;;
     *)
       echo "install_dependencies: unknown part '$part': expected build, test, demo or lint" >&2
