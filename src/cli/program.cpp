@@ -80,6 +80,7 @@ int parse_and_run(int argc, char** argv, Communicator& world) {
   add_tokenizer_command(app, exit_code);
   add_data_command(app, exit_code);
   try {
+    if (argc == 1) fail_everywhere("no command is given; see `xmoe --help`");
     check_command(app, command_of(argc, argv));
     app.parse(argc, argv);
   } catch (const CLI::Success& request) {  // --help, --version

@@ -163,7 +163,7 @@ void FlagTable::satisfied(std::string_view names, Arity arity, const std::string
   add(names, std::move(flag));
 }
 
-void FlagTable::only(std::string_view names, std::vector<std::string> values, std::string because) {
+void FlagTable::only(std::string_view names, std::vector<std::string> values, const std::string& because) {
   std::string expected;
   for (const std::string& value : values) expected += (expected.empty() ? "" : "|") + value;
   Flag flag;

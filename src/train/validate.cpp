@@ -31,13 +31,14 @@ void check_model(const ModelConfig& model, Problems& problems) {
   if (model.heads > 0 && model.kv_heads > 0 && model.heads % model.kv_heads != 0)
     problems.add("num-query-groups", "{} does not divide the {} attention heads: use a divisor",
                  model.kv_heads, model.heads);
-  if (model.heads > 0 && model.head_dim == 0 && model.hidden % model.heads != 0)
+  const bool derived = model.head_dim == 0 && model.heads > 0;
+  if (derived && model.hidden % model.heads != 0) {
     problems.add("num-attention-heads",
                  "{} does not divide --hidden-size {}: use a divisor, or give --kv-channels", model.heads,
                  model.hidden);
-  const std::int64_t head_dim = model.head_dim > 0 ? model.head_dim
-                                : model.heads > 0  ? model.hidden / model.heads
-                                                   : 0;
+    return;
+  }
+  const std::int64_t head_dim = derived ? model.hidden / model.heads : model.head_dim;
   if (head_dim % 2 != 0) problems.add("kv-channels", "is {}: rotary positions need an even width", head_dim);
 }
 
@@ -174,7 +175,7 @@ std::vector<Problem> validate(const TrainConfig& config, int world_size) {
     problems.add("expert-model-parallel-size", "{} needs experts and --num-experts is 0: use 1",
                  config.expert_parallel_size);
   if (experts > 0 && config.expert_parallel_size > 0 && experts % config.expert_parallel_size != 0)
-    problems.add("expert-model-parallel-size", "{} does not divide the {} experts: use a divisor",
+    problems.add("expert-model-parallel-size", "{} does not divide --num-experts {}: use a divisor",
                  config.expert_parallel_size, experts);
   check_batch(config, world_size, problems);
   check_schedule(config, world_size, problems);
