@@ -2,6 +2,26 @@
 
 namespace xmoe {
 
+namespace {
+
+// The values behind the last occurrence of a flag with many, as with flags of one: scripts override by
+// appending. The library sets separators (empty texts) between occurrences where it is told to.
+std::vector<std::string> last_occurrence(const std::vector<std::string>& values) {
+  std::vector<std::string> last;
+  bool behind_separator = false;
+  for (const std::string& value : values) {
+    const bool separator = CLI::detail::is_separator(value);
+    if (!separator) {
+      if (behind_separator) last.clear();
+      last.push_back(value);
+    }
+    behind_separator = separator;
+  }
+  return last;
+}
+
+}  // namespace
+
 FlagOptions::FlagOptions(CLI::App& command, FlagTable table) : command_(command), table_(std::move(table)) {
   command_.allow_extras();  // so that all unknown flags are reported together, with suggestions
   command_
@@ -26,8 +46,8 @@ void FlagOptions::add_option(const Flag& flag) {
   } else {
     option = command_.add_option(
         names,
-        [this, name](const CLI::results_t& values) {
-          given_.emplace_back(name, values);
+        [this, name, many = flag.arity == Arity::many](const CLI::results_t& values) {
+          given_.emplace_back(name, many ? last_occurrence(values) : values);
           return true;
         },
         flag.help);
@@ -37,6 +57,7 @@ void FlagOptions::add_option(const Flag& flag) {
   option->group(flag.group);
   if (flag.arity == Arity::many) {
     option->expected(1, CLI::detail::expected_max_vector_size)->allow_extra_args();
+    option->inject_separator();
   } else {
     option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   }

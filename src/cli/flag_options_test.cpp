@@ -82,6 +82,15 @@ TEST_F(FlagOptionsTest, ReadsTheCommandLine) {
   EXPECT_EQ(result.config.compute_dtype, DType::bf16);
 }
 
+TEST_F(FlagOptionsTest, LastOccurrenceOfAListWins) {
+  const Result result = parse({"--data-path", "0.3", "a", "0.7", "b", "--lr", "1", "--data-path", "c"});
+  EXPECT_EQ(result.problems, Texts{});
+  ASSERT_EQ(result.config.data.sources.size(), 1U);
+  EXPECT_EQ(result.config.data.sources[0].prefix, "c");
+  EXPECT_EQ(parse({"--data-path", "c", "--data-path", "0.3", "a", "0.7", "b"}).config.data.sources.size(),
+            2U);
+}
+
 TEST_F(FlagOptionsTest, LaterFilesAndTheCommandLineWin) {
   const std::string a = file("a.toml", "[model]\nnum-layers = 2\nhidden-size = 32\nlr = 1\nswiglu = true\n");
   const std::string b = file("b.toml", "hidden_size = 64\nlr = 2\n");
