@@ -80,8 +80,15 @@ void f32_tile(const GemmTile& t) {
              static_cast<int>(status));
 }
 
-// bf16 on a CPU whose library cannot multiply it: widen, multiply, round.
-void widened_tile(const GemmTile& t) {
+void clear(const GemmTile& t) {
+  for (std::int64_t i = 0; i < t.m; ++i)
+    std::memset(static_cast<std::byte*>(t.c) + static_cast<std::size_t>(i * t.ldc) * size_of(t.output), 0,
+                static_cast<std::size_t>(t.n) * size_of(t.output));
+}
+
+}  // namespace
+
+void gemm_tile_widened(const GemmTile& t) {
   thread_local std::vector<float> a;
   thread_local std::vector<float> b;
   thread_local std::vector<float> c;
@@ -119,14 +126,6 @@ void widened_tile(const GemmTile& t) {
   }
 }
 
-void clear(const GemmTile& t) {
-  for (std::int64_t i = 0; i < t.m; ++i)
-    std::memset(static_cast<std::byte*>(t.c) + static_cast<std::size_t>(i * t.ldc) * size_of(t.output), 0,
-                static_cast<std::size_t>(t.n) * size_of(t.output));
-}
-
-}  // namespace
-
 bool cpu_has_bf16_gemm() {
   static const bool has = [] {
     GemmTile probe;
@@ -152,7 +151,7 @@ void gemm_tile(const GemmTile& t) {
   } else if (cpu_has_bf16_gemm()) {
     bf16_tile(t);
   } else {
-    widened_tile(t);
+    gemm_tile_widened(t);
   }
 }
 

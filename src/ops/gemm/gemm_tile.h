@@ -32,4 +32,7 @@ void gemm_tiles(const GemmTile& whole, std::int64_t rows, std::int64_t columns);
 // first.
 bool cpu_has_bf16_gemm();
 
+// How gemm_tile multiplies bf16 operands on such a CPU; tests call it on any. Not for m, n or k of 0.
+void gemm_tile_widened(const GemmTile& tile);
+
 }  // namespace xmoe
