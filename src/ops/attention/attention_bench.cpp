@@ -24,6 +24,9 @@ double products_gflops(const std::vector<Product>& products, DType dtype) {
     elements = std::max({elements, std::max(p.m, p.k) * p.lda, std::max(p.n, p.k) * p.ldb, p.m * p.n});
     flops += 2.0 * static_cast<double>(p.m * p.n * p.k);
   }
+  // Long against the start and the end of a parallel region.
+  constexpr double kFlopsOfTask = 5e8;
+  const auto repeats = static_cast<std::int64_t>(std::max(1.0, kFlopsOfTask / flops));
   const std::int64_t threads = thread_count();
   Arena arena({}, MemoryTag::workspace);
   const Tensor a = arena.zeros(dtype, {threads, elements});
@@ -31,7 +34,8 @@ double products_gflops(const std::vector<Product>& products, DType dtype) {
   const Tensor c = arena.zeros(DType::f32, {threads, elements});
   const double time = Bench::seconds([&] {
     parallel_tasks(threads, [&](std::int64_t task, int) {
-      for (const Product& p : products)
+      for (std::int64_t i = 0; i < repeats * static_cast<std::int64_t>(products.size()); ++i) {
+        const Product& p = products[static_cast<std::size_t>(i) % products.size()];
         gemm_tile({.m = p.m,
                    .n = p.n,
                    .k = p.k,
@@ -44,9 +48,10 @@ double products_gflops(const std::vector<Product>& products, DType dtype) {
                    .input = dtype,
                    .output = DType::f32,
                    .options = p.options});
+      }
     });
   });
-  return flops * static_cast<double>(threads) / time * 1e-9;
+  return flops * static_cast<double>(repeats * threads) / time * 1e-9;
 }
 
 // Tiles as attention_cpu.cpp and attention_backward_cpu.cpp cut them.
