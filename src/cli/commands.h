@@ -1,4 +1,5 @@
-// The subcommands that run a model. Each adds itself to the program and does its work while the arguments are parsed.
+// The subcommands that run a model. Each adds itself to the program and does its work while the arguments are
+// parsed.
 #pragma once
 
 #include <CLI/CLI.hpp>

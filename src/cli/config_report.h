@@ -8,7 +8,8 @@
 
 namespace xmoe {
 
-// The configuration as a TOML file that --config reads back; sizes of the model, cost and `problems` as comments.
+// The configuration as a TOML file that --config reads back; sizes of the model, cost and `problems` as
+// comments.
 std::string config_report(const TrainConfig& resolved, int world_size, const std::vector<Problem>& problems);
 
 }  // namespace xmoe

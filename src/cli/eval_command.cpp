@@ -20,7 +20,8 @@ struct EvalCommand {
 }  // namespace
 
 void add_eval_command(CLI::App& app, Communicator& world) {
-  CLI::App* command = app.add_subcommand("eval", "Loss, perplexity and bits per byte of a checkpoint on a data set");
+  CLI::App* command =
+      app.add_subcommand("eval", "Loss, perplexity and bits per byte of a checkpoint on a data set");
   const auto state = std::make_shared<EvalCommand>(*command);
   command->footer("Example:\n  xmoe eval --load checkpoints --data-path data/held-out");
   command->callback([state, &world] {

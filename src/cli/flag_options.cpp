@@ -4,7 +4,9 @@ namespace xmoe {
 
 FlagOptions::FlagOptions(CLI::App& command, FlagTable table) : command_(command), table_(std::move(table)) {
   command_.allow_extras();  // so that all unknown flags are reported together, with suggestions
-  command_.add_option("--config", files_, "Settings from TOML files; a later file wins, the command line wins over all")
+  command_
+      .add_option("--config", files_,
+                  "Settings from TOML files; a later file wins, the command line wins over all")
       ->type_name("FILE ...");
   for (const Flag& flag : table_.flags()) add_option(flag);
 }
@@ -16,7 +18,11 @@ void FlagOptions::add_option(const Flag& flag) {
   CLI::Option* option = nullptr;
   if (flag.arity == Arity::none) {
     option = command_.add_flag_function(
-        names, [this, name](std::int64_t count) { given_.push_back({name, {count > 0 ? "true" : "false"}}); }, flag.help);
+        names,
+        [this, name](std::int64_t count) {
+          given_.push_back({name, {count > 0 ? "true" : "false"}});
+        },
+        flag.help);
   } else {
     option = command_.add_option(
         names,

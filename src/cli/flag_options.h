@@ -1,4 +1,5 @@
-// A table of flags as options of a subcommand: from the command line, and from the files of --config below it.
+// A table of flags as options of a subcommand: from the command line, and from the files of --config below
+// it.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -18,8 +19,8 @@ class FlagOptions {
   FlagOptions(const FlagOptions&) = delete;
   FlagOptions& operator=(const FlagOptions&) = delete;
 
-  // After parsing: sets the configuration, files first in their order, then what the command line gave. Unknown flags become problems
-  // of the table. Throws Error for a file that cannot be read.
+  // After parsing: sets the configuration, files first in their order, then what the command line gave.
+  // Unknown flags become problems of the table. Throws Error for a file that cannot be read.
   void apply();
 
   const FlagTable& table() const { return table_; }

@@ -20,7 +20,8 @@ namespace xmoe {
 namespace {
 
 constexpr const char* kDescription =
-    "xmoe trains Mixture-of-Experts language models (many small experts, large top-k) without padding, on one process or many.";
+    "xmoe trains Mixture-of-Experts language models (many small experts, large top-k) without padding, on "
+    "one process or many.";
 
 constexpr const char* kExamples =
     "A model from a text file, step by step:\n"
@@ -32,8 +33,8 @@ constexpr const char* kExamples =
     "  xmoe generate --load run --prompt 'Once upon a time'\n\n"
     "`xmoe COMMAND --help` lists the flags of a command.";
 
-// Whether the command is one that runs on many ranks. Decided before parsing, so that a mistake in the flags is reported once and
-// not by every rank.
+// Whether the command is one that runs on many ranks. Decided before parsing, so that a mistake in the flags
+// is reported once and not by every rank.
 bool runs_on_ranks(int argc, char** argv) {
   constexpr std::array<std::string_view, 3> kCommands = {"train", "eval", "generate"};
   for (int i = 1; i < argc; ++i) {
@@ -67,8 +68,8 @@ int parse_and_run(int argc, char** argv, Communicator& world) {
 
 constexpr const char* kDefect = "this is a defect of xmoe, please report it with the command line: ";
 
-// Runs the program on one of `world.size()` ranks. `abort` ends all ranks; it is called when the others cannot know that this one
-// failed.
+// Runs the program on one of `world.size()` ranks. `abort` ends all ranks; it is called when the others
+// cannot know that this one failed.
 template <typename Abort>
 int report_errors(int argc, char** argv, Communicator& world, Abort&& abort) {
   try {

@@ -37,15 +37,18 @@ struct TrainCommand {
 void add_train_command(CLI::App& app, Communicator& world) {
   CLI::App* command = app.add_subcommand("train", "Train a model, or go on with a training");
   const auto state = std::make_shared<TrainCommand>(*command);
-  command->add_flag("--print-config", state->print_config,
-                    "Print the resolved settings as TOML, with parameter counts and FLOPs per token, and exit");
+  command->add_flag(
+      "--print-config", state->print_config,
+      "Print the resolved settings as TOML, with parameter counts and FLOPs per token, and exit");
   command->footer(
       "Examples:\n"
-      "  xmoe train --config configs/models/demo.toml --data-path data/text --tokenizer data/tokenizer.json \\\n"
+      "  xmoe train --config configs/models/demo.toml --data-path data/text --tokenizer data/tokenizer.json "
+      "\\\n"
       "      --train-iters 1000 --lr 1e-3 --save checkpoints --load checkpoints\n"
       "  mpirun -n 8 xmoe train --config model.toml run.toml --expert-model-parallel-size 8\n"
       "  xmoe train --config configs/models/small.toml --print-config\n\n"
-      "Names in a TOML file are those of the flags, without dashes in front: `lr = 1e-3`. Tables like [model] order the file for the\n"
+      "Names in a TOML file are those of the flags, without dashes in front: `lr = 1e-3`. Tables like "
+      "[model] order the file for the\n"
       "reader and change nothing.");
   command->callback([state, &world] {
     std::vector<Problem> problems;

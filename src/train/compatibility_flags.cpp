@@ -57,7 +57,7 @@ void add_compatibility_flags(FlagTable& table) {
                 "evaluation uses --moe-expert-capacity-factor; leave the flag out");
   table.refused("add-qkv-bias", Arity::none, "linear layers have no bias; leave the flag out");
   table.refused("vocab-file|merge-file", Arity::one,
-                "give the vocabulary as one tokenizer.json: --tokenizer FILE");
+                "name the folder with vocab.json and merges.txt: --tokenizer DIR");
   table.refused("tensorboard-dir", Arity::one, "not built yet; use --metrics-file");
   table.refused("deepspeed", Arity::none, "settings come from flags and --config alone; leave the flag out");
   table.refused("deepspeed_config", Arity::one,

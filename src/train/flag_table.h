@@ -119,7 +119,9 @@ class FlagTable {
   void assign_text(std::string_view toml, const std::string& source);
 
   // An argument of the command line that is no flag at all.
-  void reject(const std::string& argument, const std::string& message) { problems_.push_back({argument, message, false}); }
+  void reject(const std::string& argument, const std::string& message) {
+    problems_.push_back({argument, message, false});
+  }
 
   std::vector<Problem> problems() const;
   // What validation found, without what concerns a flag that has a problem already.

@@ -33,7 +33,8 @@ void Optimizer::reduce_gradients() {
 
 double Optimizer::gradient_norm(const Context& ctx) const {
   // Ranks of an ep group hold different experts; the groups are replicas of each other.
-  const double experts = mesh_.ep().all_reduce(sum_of_squares(ctx, parameters_.expert_gradients()), ReduceOp::sum);
+  const double experts =
+      mesh_.ep().all_reduce(sum_of_squares(ctx, parameters_.expert_gradients()), ReduceOp::sum);
   return std::sqrt(sum_of_squares(ctx, parameters_.dense_gradients()) + experts);
 }
 
@@ -46,13 +47,14 @@ void Optimizer::step(const Context& ctx, double learning_rate, double gradient_n
   options.beta2 = config_.beta2;
   options.epsilon = config_.epsilon;
   options.step = ++steps_;
-  if (config_.clip_grad > 0.0) options.grad_scale = std::min(1.0, config_.clip_grad / (gradient_norm + kEpsilon));
+  if (config_.clip_grad > 0.0)
+    options.grad_scale = std::min(1.0, config_.clip_grad / (gradient_norm + kEpsilon));
   for (const auto& s : states_) {
     if (!s.parameter->trainable) continue;
     const Shape flat = {s.master.numel()};
     options.weight_decay = s.parameter->decay ? config_.weight_decay : 0.0;
-    adamw(ctx, options, s.parameter->grad.reshape(flat), s.master.reshape(flat), s.m.reshape(flat), s.v.reshape(flat),
-          s.parameter->value.reshape(flat));
+    adamw(ctx, options, s.parameter->grad.reshape(flat), s.master.reshape(flat), s.m.reshape(flat),
+          s.v.reshape(flat), s.parameter->value.reshape(flat));
   }
 }
 

@@ -1,4 +1,5 @@
-// AdamW over the parameters of a model, with f32 master weights where a parameter is not f32 itself, and the global gradient norm.
+// AdamW over the parameters of a model, with f32 master weights where a parameter is not f32 itself, and the
+// global gradient norm.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +24,8 @@ class Optimizer {
 
   // Sums gradients over the ranks that hold the same parameter: all of them, or the replicas of an expert.
   void reduce_gradients();
-  // The norm over all parameters of the model, each counted once whatever the number of its replicas. Call after reduce_gradients().
+  // The norm over all parameters of the model, each counted once whatever the number of its replicas. Call
+  // after reduce_gradients().
   double gradient_norm(const Context& ctx) const;
   // One update with gradients clipped to the configured norm.
   void step(const Context& ctx, double learning_rate, double gradient_norm);

@@ -34,9 +34,11 @@ void fail_together(Communicator& world, const std::string& message) {
     same->second.push_back(rank);
   }
   if (distinct.empty()) return;
-  if (distinct.size() == 1 && distinct.front().second.size() == messages.size()) fail_everywhere("{}", distinct.front().first);
+  if (distinct.size() == 1 && distinct.front().second.size() == messages.size())
+    fail_everywhere("{}", distinct.front().first);
   std::string text;
-  for (const auto& [what, ranks] : distinct) text += fmt::format("{}rank {}: {}", text.empty() ? "" : "\n", rank_list(ranks), what);
+  for (const auto& [what, ranks] : distinct)
+    text += fmt::format("{}rank {}: {}", text.empty() ? "" : "\n", rank_list(ranks), what);
   fail_everywhere("{}", text);
 }
 

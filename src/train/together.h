@@ -12,8 +12,8 @@ namespace xmoe {
 // Throws Error on every rank when `message`, what went wrong on this one, is not empty on some rank.
 void fail_together(Communicator& world, const std::string& message);
 
-// Runs f on every rank and then throws on every rank if it threw Error on any, with the messages of those that did. f must not
-// communicate: a rank that fails would leave the others waiting.
+// Runs f on every rank and then throws on every rank if it threw Error on any, with the messages of those
+// that did. f must not communicate: a rank that fails would leave the others waiting.
 template <typename F>
 void together(Communicator& world, F&& f) {
   std::string message;

@@ -1,4 +1,5 @@
-// Tests that must fail, each in the way its name says: they show that the frame of the distributed tests notices.
+// Tests that must fail, each in the way its name says: they show that the frame of the distributed tests
+// notices.
 #include <gtest/gtest.h>
 
 #include "distributed/support.h"

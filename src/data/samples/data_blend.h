@@ -17,8 +17,7 @@ namespace xmoe {
 enum class Split : std::uint8_t { train = 0, valid = 1, test = 2 };
 std::string_view name_of(Split split);
 
-using SplitWeights = std::array<double, 3>;       // of training, validation and test; their sum is 1
-SplitWeights parse_split(std::string_view text);  // "98,2,0"; missing ones are 0
+using SplitWeights = std::array<double, 3>;  // of training, validation and test; of any positive sum
 
 struct DocumentRange {
   std::int64_t begin = 0;
@@ -28,11 +27,9 @@ struct DocumentRange {
 DocumentRange documents_of(Split split, const SplitWeights& weights, std::int64_t documents);
 
 struct BlendEntry {
-  double weight = 1.0;
+  double weight = 1.0;  // positive; weights need not sum to 1
   std::string prefix;
 };
-// "0.3 a 0.7 b", or one prefix alone. Weights need not sum to 1.
-std::vector<BlendEntry> parse_data_path(std::span<const std::string> arguments);
 
 struct WeightedDataset {
   double weight = 1.0;

@@ -1,0 +1,55 @@
+// Runs the benchmarks, all or those whose names contain one of the given words.
+#include <fmt/ranges.h>
+#include <CLI/CLI.hpp>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "base/parallel.h"
+#include "bench/support/bench.h"
+
+namespace {
+
+bool chosen(const std::string& name, const std::vector<std::string>& filters) {
+  return filters.empty() || std::any_of(filters.begin(), filters.end(), [&](const std::string& f) {
+           return name.find(f) != std::string::npos;
+         });
+}
+
+void run(const std::vector<std::string>& filters, const std::string& json, bool list) {
+  auto all = xmoe::benchmarks();
+  std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  xmoe::Bench bench;
+  bool any = false;
+  for (const auto& benchmark : all) {
+    if (!chosen(benchmark.name, filters)) continue;
+    any = true;
+    if (list)
+      fmt::print("{}\n", benchmark.name);
+    else
+      benchmark.run(bench);
+  }
+  if (!any)
+    xmoe::fail("no benchmark is called like {}; --list shows their names", fmt::join(filters, " or "));
+  if (!json.empty() && !list) xmoe::write_json(bench.rows(), json);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Benchmarks of xmoe: figures, the bounds measured beside them, and the share reached.");
+  std::vector<std::string> filters;
+  std::string json;
+  bool list = false;
+  app.add_option("name", filters, "Run those whose names contain one of these words (default: all)");
+  app.add_option("--json", json, "Write the rows to this file as a list of objects");
+  app.add_flag("--list", list, "Print the names and run nothing");
+  CLI11_PARSE(app, argc, argv);
+  try {
+    run(filters, json, list);
+  } catch (const std::exception& error) {
+    xmoe::log::write_error(error.what());
+    return 1;
+  }
+  return 0;
+}

@@ -1,0 +1,74 @@
+// Benchmarks: each prints rows with the figure, the bound measured in the same run, and the share of it
+// reached.
+//
+//   XMOE_BENCHMARK(norm) { bench.op(norm_case(...)); }
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "device/context.h"
+#include "support/op_case.h"
+
+namespace xmoe {
+
+struct BenchRow {
+  std::string name;
+  std::string shape;
+  std::string dtype;
+  double value = 0.0;
+  std::string unit;
+  double bound = 0.0;  // in the same unit; 0 when there is none
+  double ratio() const { return bound > 0.0 ? value / bound : 0.0; }
+};
+
+class Bench {
+ public:
+  // Median seconds of a call: after warm-up, repeated for about kTimedSeconds.
+  static double seconds(const std::function<void()>& call);
+
+  void add(const BenchRow& row);  // prints it and keeps it for the JSON file
+
+  // `bytes` is what must move between memory and the cores; the bound is a copy that moves as many.
+  void memory_bound(const std::string& name, const std::string& shape, DType dtype, double bytes,
+                    const std::function<void()>& call);
+  void compute_bound(const std::string& name, const std::string& shape, DType dtype, double flops,
+                     double bound_gflops, const std::function<void()>& call);
+
+  // Forward and backward of a memory-bound op, in f32 and bf16. The shape shown is that of the first input.
+  void op(const OpCase& op);
+
+  // GB/s (reads and writes counted) of a parallel memcpy that moves `bytes` in all; measured once per size.
+  double copy_bandwidth(double bytes);
+
+  const std::vector<BenchRow>& rows() const { return rows_; }
+
+ private:
+  std::vector<BenchRow> rows_;
+  std::map<std::int64_t, double> copies_;
+};
+
+struct Benchmark {
+  std::string name;
+  void (*run)(Bench& bench);
+};
+
+// All that are registered, by name.
+std::vector<Benchmark>& benchmarks();
+
+struct BenchmarkRegistration {
+  BenchmarkRegistration(const char* name, void (*run)(Bench&)) { benchmarks().push_back({name, run}); }
+};
+
+void write_json(const std::vector<BenchRow>& rows, const std::string& path);
+
+}  // namespace xmoe
+
+#define XMOE_BENCHMARK(name)                                                                          \
+  static void xmoe_benchmark_##name(::xmoe::Bench& bench);                                            \
+  static const ::xmoe::BenchmarkRegistration xmoe_registration_##name(#name, &xmoe_benchmark_##name); \
+  static void xmoe_benchmark_##name([[maybe_unused]] ::xmoe::Bench& bench)

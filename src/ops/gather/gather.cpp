@@ -1,0 +1,27 @@
+#include "ops/gather/gather.h"
+
+#include "ops/gather/gather_cpu.h"
+
+namespace xmoe {
+
+void gather_rows(const Context& ctx, const Tensor& x, const Tensor& index, const Tensor& out) {
+  XMOE_CHECK(x.rank() == 2 && index.rank() == 1, "expected x [T, H] and index [B], got {} and {}",
+             to_string(x.shape()), to_string(index.shape()));
+  check_shape(out, {index.dim(0), x.dim(1)}, "out");
+  check_dtype(index, DType::i32, "index");
+  check_dtype(out, x.dtype(), "out");
+  if (!ctx.device().is_cpu()) fail_not_built("gather_rows", ctx.device());
+  cpu::gather_rows(x, index, out);
+}
+
+void combine_rows(const Context& ctx, const Tensor& rows, const Tensor& index, const Tensor& out) {
+  XMOE_CHECK(rows.rank() == 2 && index.rank() == 2, "expected rows [B, H] and index [T, k], got {} and {}",
+             to_string(rows.shape()), to_string(index.shape()));
+  check_shape(out, {index.dim(0), rows.dim(1)}, "out");
+  check_dtype(index, DType::i32, "index");
+  check_dtype(out, rows.dtype(), "out");
+  if (!ctx.device().is_cpu()) fail_not_built("combine_rows", ctx.device());
+  cpu::combine_rows(rows, index, out);
+}
+
+}  // namespace xmoe

@@ -1,0 +1,262 @@
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>  // renameat2
+
+#include <algorithm>
+#include <numeric>
+#include <system_error>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "train/checkpoint/checkpoint.h"
+#include "train/checkpoint/manifest.h"
+#include "train/checkpoint/safetensors.h"
+
+namespace xmoe {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+// A write beyond a limit on file sizes (ulimit -f) is to be an error that is reported, not the end of the
+// process.
+class IgnoreFileSizeSignal {
+ public:
+  IgnoreFileSizeSignal() {
+    struct sigaction ignore {};
+    ignore.sa_handler = SIG_IGN;
+    ::sigaction(SIGXFSZ, &ignore, &before_);
+  }
+  ~IgnoreFileSizeSignal() { ::sigaction(SIGXFSZ, &before_, nullptr); }
+  IgnoreFileSizeSignal(const IgnoreFileSizeSignal&) = delete;
+  IgnoreFileSizeSignal& operator=(const IgnoreFileSizeSignal&) = delete;
+
+ private:
+  struct sigaction before_ {};
+};
+
+// Which tensors this rank writes. Dense ones exist on every rank and go, the largest first, to the rank with
+// the least to write; the replicas of an expert shard take turns.
+std::vector<std::size_t> tensors_to_write(std::span<const CheckpointTensor> tensors, const Mesh& mesh) {
+  std::vector<std::size_t> mine;
+  std::vector<std::size_t> dense;
+  int expert_index = 0;
+  // An expert tensor weighs alike on all ranks in the long run: only dense ones are balanced.
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    if (tensors[i].replication == Replication::dense) {
+      dense.push_back(i);
+    } else if (expert_index++ % mesh.edp().size() == mesh.edp().rank()) {
+      mine.push_back(i);
+    }
+  }
+  std::stable_sort(dense.begin(), dense.end(),
+                   [&](auto a, auto b) { return tensors[a].data.bytes() > tensors[b].data.bytes(); });
+  std::vector<std::size_t> load(static_cast<std::size_t>(mesh.world().size()), 0);
+  for (const auto i : dense) {
+    const auto lightest = std::min_element(load.begin(), load.end());
+    *lightest += tensors[i].data.bytes();
+    if (lightest - load.begin() == mesh.world().rank()) mine.push_back(i);
+  }
+  std::sort(mine.begin(), mine.end());
+  return mine;
+}
+
+class Save {
+ public:
+  Save(const fs::path& root, std::int64_t iteration, const Mesh& mesh, const SaveOptions& options)
+      : root_(root),
+        name_(checkpoint_name(iteration)),
+        temporary_(root / (kTemporaryPrefix + name_)),
+        mesh_(mesh),
+        world_(mesh.world()),
+        options_(options),
+        iteration_(iteration) {}
+
+  void run(std::span<const CheckpointTensor> tensors, const std::string& state_json);
+
+ private:
+  bool first() const { return world_.rank() == 0; }
+  void stage(SaveStage stage) const {
+    if (options_.at_stage) options_.at_stage(stage);
+  }
+  // Runs a step here and, if it failed on any rank, cleans up and throws on all.
+  template <typename F>
+  void step(F&& f);
+  [[noreturn]] void give_up(const std::string& reason);
+
+  void prepare_directory() const;
+  CheckpointManifest write_shard(std::span<const CheckpointTensor> tensors,
+                                 const std::vector<std::size_t>& mine) const;
+  void publish() const;
+  void remove_old() const;
+
+  fs::path root_;
+  std::string name_;
+  fs::path temporary_;
+  const Mesh& mesh_;
+  Communicator& world_;
+  const SaveOptions& options_;
+  std::int64_t iteration_;
+  std::uint64_t needed_ = 0;  // bytes of all ranks
+};
+
+template <typename F>
+void Save::step(F&& f) {
+  std::string error;
+  try {
+    f();
+  } catch (const std::exception& caught) {
+    error = caught.what();
+  }
+  const auto errors = world_.all_gather_text(error);
+  for (std::size_t r = 0; r < errors.size(); ++r) {
+    if (!errors[r].empty()) give_up(errors.size() > 1 ? fmt::format("rank {}: {}", r, errors[r]) : errors[r]);
+  }
+}
+
+void Save::give_up(const std::string& reason) {
+  std::string message;
+  if (first()) {
+    std::error_code ignored;
+    fs::remove_all(temporary_, ignored);
+    std::string previous = "there is no earlier one";
+    try {
+      if (const auto found = find_checkpoint(root_)) {
+        previous = fmt::format("the previous checkpoint stays: {}", found->string());
+      }
+    } catch (const Error& error) {
+      previous = error.what();
+    }
+    std::error_code unknown;
+    const auto space = fs::space(root_, unknown);
+    message =
+        fmt::format("the checkpoint of iteration {} was not saved: {}; it needs {}, {} free in {}; {}",
+                    iteration_, reason, format_bytes(needed_),
+                    unknown ? "unknown how much is" : fmt::format("{} are", format_bytes(space.available)),
+                    root_.string(), previous);
+  }
+  throw Error(world_.all_gather_text(message).front(), ErrorScope::every_rank);
+}
+
+void Save::prepare_directory() const {
+  fs::create_directories(root_);
+  for (const auto& entry : fs::directory_iterator(root_)) {
+    if (entry.path().filename().string().starts_with(kTemporaryPrefix)) fs::remove_all(entry.path());
+  }
+  std::error_code unknown;
+  const auto space = fs::space(root_, unknown);
+  if (!unknown && space.available < needed_) fail("too little space in {}", root_.string());
+  fs::create_directory(temporary_);
+}
+
+CheckpointManifest Save::write_shard(std::span<const CheckpointTensor> tensors,
+                                     const std::vector<std::size_t>& mine) const {
+  const IgnoreFileSizeSignal guard;
+  CheckpointManifest part;
+  std::vector<SafetensorsItem> items;
+  for (const auto i : mine) {
+    const auto& tensor = tensors[i];
+    items.push_back({tensor.name, tensor.data});
+    part.tensors.emplace(
+        tensor.name, CheckpointManifest::Entry{
+                         tensor.data.dtype(), tensor.global_shape, {{0, tensor.offset, tensor.data.dim(0)}}});
+  }
+  const std::string file = fmt::format("shard-{:05d}-of-{:05d}.safetensors", world_.rank(), world_.size());
+  const WrittenFile written = write_safetensors(temporary_ / file, items, {{"format", "xmoe"}});
+  part.shards.push_back({file, written.bytes, written.hash});
+  return part;
+}
+
+void Save::publish() const {
+  sync_directory(temporary_);
+  const fs::path target = root_ / name_;
+  if (fs::exists(target)) {
+    // Saved before, for instance by a run that began again from an earlier iteration. Where the file system
+    // can exchange two names at once there is no moment without a checkpoint.
+    if (::renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, target.c_str(), RENAME_EXCHANGE) == 0) {
+      fs::remove_all(temporary_);
+    } else {
+      const fs::path aside = root_ / (std::string(kTemporaryPrefix) + "replaced-" + name_);
+      fs::rename(target, aside);
+      fs::rename(temporary_, target);
+      fs::remove_all(aside);
+    }
+  } else {
+    fs::rename(temporary_, target);
+  }
+  sync_directory(root_);
+}
+
+// The newest by time of writing stay: after a return to an earlier iteration, higher numbers are the older
+// ones. What cannot be removed is a warning only: this checkpoint is safe.
+void Save::remove_old() const {
+  if (options_.keep_last <= 0) return;
+  try {
+    auto all = list_checkpoints(root_);
+    std::reverse(all.begin(),
+                 all.end());  // of two written in one tick of the clock, the later iteration is the newer
+    std::stable_sort(all.begin(), all.end(), [](const auto& a, const auto& b) {
+      return fs::last_write_time(a / kManifestFile) > fs::last_write_time(b / kManifestFile);
+    });
+    std::erase(all, root_ / name_);  // the newest, which `latest` names, whatever the clocks say
+    for (auto i = static_cast<std::size_t>(options_.keep_last - 1); i < all.size(); ++i) {
+      // Under another name first, so that a half-removed one is never taken for a checkpoint.
+      const fs::path doomed = root_ / (kTemporaryPrefix + all[i].filename().string());
+      fs::rename(all[i], doomed);
+      fs::remove_all(doomed);
+    }
+  } catch (const fs::filesystem_error& error) {
+    log::warning("an old checkpoint could not be removed: {}", error.what());
+  }
+}
+
+void Save::run(std::span<const CheckpointTensor> tensors, const std::string& state_json) {
+  for (const auto& tensor : tensors) check_tensor(tensor);
+  const auto mine = tensors_to_write(tensors, mesh_);
+  const auto bytes =
+      std::accumulate(mine.begin(), mine.end(), std::size_t{0},
+                      [&](std::size_t sum, std::size_t i) { return sum + tensors[i].data.bytes(); });
+  needed_ = static_cast<std::uint64_t>(world_.all_reduce(static_cast<std::int64_t>(bytes), ReduceOp::sum));
+  step([&] {
+    if (first()) prepare_directory();
+  });
+  stage(SaveStage::begun);
+  CheckpointManifest part;
+  step([&] { part = write_shard(tensors, mine); });
+  stage(SaveStage::shard_written);
+  part.state_json = "null";
+  const auto parts = world_.all_gather_text(manifest_text(part));
+  step([&] {
+    if (!first()) return;
+    std::vector<CheckpointManifest> all;
+    all.reserve(parts.size());
+    for (const auto& text : parts) all.push_back(parse_manifest_part(text));
+    CheckpointManifest manifest = merge_manifests(all);
+    manifest.iteration = iteration_;
+    manifest.world_size = world_.size();
+    manifest.state_json = state_json;
+    write_file_atomically(temporary_ / kManifestFile, manifest_text(manifest));
+  });
+  stage(SaveStage::manifest_written);
+  step([&] {
+    if (first()) publish();
+  });
+  stage(SaveStage::renamed);
+  step([&] {
+    if (first()) write_file_atomically(root_ / kLatestFile, name_ + "\n");
+  });
+  stage(SaveStage::latest_replaced);
+  if (first()) remove_old();
+  world_.barrier();  // the next save must not meet what this one is still removing
+  stage(SaveStage::old_removed);
+}
+
+}  // namespace
+
+void save_checkpoint(const fs::path& root, std::int64_t iteration, std::span<const CheckpointTensor> tensors,
+                     const std::string& state_json, const Mesh& mesh, const SaveOptions& options) {
+  Save(root, iteration, mesh, options).run(tensors, state_json);
+}
+
+}  // namespace xmoe

@@ -1,0 +1,74 @@
+#include "train/evaluate.h"
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/timer.h"
+#include "data/tokenizer/tokenizer.h"
+#include "train/checkpointing.h"
+#include "train/together.h"
+#include "train/training_data.h"
+#include "train/validation.h"
+
+namespace xmoe {
+
+namespace {
+
+// The weights of a split that consists of the wanted part alone, or of the training's split.
+std::pair<SplitWeights, Split> part_of(const EvalConfig& config, const TrainingState& state) {
+  if (config.part == DataPart::all) return {SplitWeights{1.0, 0.0, 0.0}, Split::train};
+  SplitWeights weights = config.split.value_or(state.split);
+  const double sum = weights[0] + weights[1] + weights[2];
+  for (double& w : weights) w /= sum;
+  return {weights, static_cast<Split>(config.part)};
+}
+
+}  // namespace
+
+void run_evaluation(const EvalConfig& config, Communicator& world) {
+  std::optional<CheckpointManifest> manifest;
+  TrainingState state;
+  std::optional<EvaluationWindows> windows;
+  together(world, [&] {
+    manifest = open_checkpoint(config.load, config.iteration);
+    state = read_training_state(*manifest);
+    const auto path = config.tokenizer.empty() ? checkpoint_tokenizer(*manifest) : config.tokenizer;
+    std::vector<std::int32_t> byte_lengths;
+    if (!config.tokenizer.empty() || std::filesystem::exists(path))
+      byte_lengths = Tokenizer::load(path).byte_lengths();
+    const auto [weights, split] = part_of(config, state);
+    windows.emplace(open_data(config.sources), weights, split, state.model.seq_length,
+                    std::move(byte_lengths));
+  });
+  Mesh mesh(world, static_cast<int>(config.expert_parallel_size));
+  Transformer model(state.model, config.compute_dtype.value_or(state.compute_dtype), mesh, state.seed,
+                    /*train=*/false);
+  load_weights(*manifest, model, world);
+
+  const Timer timer;
+  Progress progress("evaluating", windows->count(), "windows");
+  const ValidationResult r =
+      validate_model(model, mesh, *windows, config.micro_batch, config.iterations, &progress);
+  progress.finish();
+  if (world.rank() != 0) return;
+  const auto bits = r.bits_per_byte();
+  fmt::print(
+      "checkpoint:    {}\ntokens:        {}\nloss:          {:.4f} nats per token\nperplexity:    {:.2f}\n",
+      manifest->directory.string(), r.tokens, r.mean_loss(), r.perplexity());
+  if (bits) fmt::print("bits per byte: {:.4f}\n", *bits);
+  fmt::print("speed:         {:.0f} tokens per second\n", static_cast<double>(r.tokens) / timer.seconds());
+  if (!config.output.empty()) {
+    nlohmann::json result = {{"checkpoint", manifest->directory.string()},
+                             {"iteration", manifest->iteration},
+                             {"tokens", r.tokens},
+                             {"bytes", r.bytes},
+                             {"loss", r.mean_loss()},
+                             {"perplexity", r.perplexity()}};
+    if (bits) result["bits_per_byte"] = *bits;
+    write_file_atomically(config.output, result.dump(2) + "\n");
+  }
+}
+
+}  // namespace xmoe

@@ -1,0 +1,152 @@
+#include "train/flags.h"
+
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+
+namespace xmoe {
+namespace {
+
+const std::filesystem::path kConfigs = std::filesystem::path(__FILE__).parent_path() / "../../configs";
+
+std::string problems_of(const FlagTable& table) {
+  std::string text;
+  for (const Problem& problem : table.problems()) text += problem.flag + " " + problem.message + ";";
+  return text;
+}
+
+ModelConfig preset(const std::string& name) {
+  TrainConfig config;
+  FlagTable table = train_flags(config);
+  table.assign_file(kConfigs / "models" / name);
+  EXPECT_EQ(problems_of(table), "") << name;
+  config.resolve(1);
+  return config.model;
+}
+
+// The published sizes, in 2^30 parameters. Activated ones are published as 1.3, 5.2, 11.5 and 28.7 (rounded
+// by its authors).
+TEST(Presets, HaveThePapersSizes) {
+  struct Case {
+    const char* name;
+    double total, active, total_tolerance;
+  };
+  for (const Case& c : {Case{"small.toml", 10.16, 1.3, 0.005}, Case{"medium.toml", 55.5, 5.2, 0.05},
+                        Case{"large.toml", 201.7, 11.5, 0.05}, Case{"super.toml", 545.9, 28.7, 0.05}}) {
+    const ModelConfig::Counts counts = preset(c.name).parameter_counts();
+    constexpr double kGibi = 1073741824.0;
+    EXPECT_NEAR(static_cast<double>(counts.total) / kGibi, c.total, c.total_tolerance) << c.name;
+    EXPECT_NEAR(static_cast<double>(counts.active) / kGibi, c.active, 0.05 * c.active) << c.name;
+  }
+}
+
+TEST(Presets, OthersAreGood) {
+  const ModelConfig demo = preset("demo.toml");
+  EXPECT_GE(demo.moe.router.experts, 32);
+  EXPECT_GE(demo.moe.router.top_k, 4);
+  EXPECT_GT(demo.moe.shared_ffn_hidden, 0);
+  EXPECT_FALSE(demo.moe.capacity_factor.has_value());
+  TrainConfig config;
+  FlagTable table = train_flags(config);
+  table.assign_file(kConfigs / "models/small.toml");
+  table.assign_file(kConfigs / "runs/paper.toml");
+  EXPECT_EQ(problems_of(table), "");
+  config.resolve(256);
+  EXPECT_EQ(config.batch.train_iterations, 143051);  // 3e11 / (1024 * 2048)
+}
+
+TEST(Flags, TextOfAConfigurationReadsBack) {
+  TrainConfig config;
+  config.model.layers = 3;
+  config.model.tied_embeddings = false;
+  config.model.moe.activation = Activation::swiglu;
+  config.model.moe.capacity_factor = 1.25;
+  config.model.moe.dispatcher = DispatcherKind::padded;
+  config.data.sources = {{0.3, "a b"}, {0.7, "c\"d"}};
+  config.data.split = {98, 1.5, 0.5};
+  config.optimizer.learning_rate = 1.2345678901234567e-4;
+  config.optimizer.warmup_fraction = 0.01;
+  config.compute_dtype = DType::bf16;
+  config.checkpoint.load_optimizer = false;
+  config.seed = 18446744073709551615U;
+  const std::string text = to_text(config);
+  const TrainConfig again = train_config_from_text(text, "checkpoint");
+  EXPECT_EQ(to_text(again), text);
+  EXPECT_EQ(again.data.sources.size(), 2U);
+  EXPECT_EQ(again.data.sources[1].prefix, "c\"d");
+  EXPECT_EQ(again.optimizer.learning_rate, config.optimizer.learning_rate);
+  EXPECT_EQ(again.seed, config.seed);
+  EXPECT_EQ(again.compute_dtype, DType::bf16);
+  EXPECT_FALSE(again.model.tied_embeddings);
+  EXPECT_EQ(again.model.moe.capacity_factor, 1.25);
+  EXPECT_THROW(train_config_from_text("no-such-flag = 1", "checkpoint"), Error);
+}
+
+TEST(Flags, ReadsBlendsAndSplits) {
+  TrainConfig config;
+  FlagTable table = train_flags(config);
+  table.assign("data-path", {"one"}, kCommandLine);
+  ASSERT_EQ(config.data.sources.size(), 1U);
+  EXPECT_EQ(config.data.sources[0].prefix, "one");
+  table.assign("data-path", {"0.3", "a", "0.7", "b"}, kCommandLine);
+  ASSERT_EQ(config.data.sources.size(), 2U);
+  EXPECT_EQ(config.data.sources[1].weight, 0.7);
+  table.assign("split", {"98, 2"}, kCommandLine);
+  EXPECT_EQ(config.data.split, (std::array<double, 3>{98, 2, 0}));
+  table.assign("split", {"8", "1", "1"}, "x.toml");
+  EXPECT_EQ(problems_of(table).substr(0, 11), "split has 3");  // an array is given as one text
+  table.assign("data-path", {"a", "b", "c"}, kCommandLine);
+  table.assign("data-path", {"a", "b"}, kCommandLine);
+  table.assign("data-path", {"0", "b"}, kCommandLine);
+  for (const char* bad : {"1,2,3,4", "a", "", "-1,2", "0,0,0", "1,,2"})
+    table.assign("split", {bad}, kCommandLine);
+  EXPECT_EQ(table.problems().size(), 10U) << problems_of(table);
+}
+
+TEST(Flags, DispatcherHasManyNames) {
+  const auto dispatcher = [](const std::vector<std::pair<std::string, std::string>>& given,
+                             std::size_t problems) {
+    TrainConfig config;
+    FlagTable table = train_flags(config);
+    for (const auto& [name, value] : given) table.assign(name, {value}, kCommandLine);
+    EXPECT_EQ(table.problems().size(), problems) << problems_of(table);
+    return config.model.moe.dispatcher;
+  };
+  EXPECT_EQ(dispatcher({}, 0), DispatcherKind::flat);
+  EXPECT_EQ(dispatcher({{"use-pft", "true"}, {"use-uneven-all-to-all", "true"}}, 0), DispatcherKind::flat);
+  EXPECT_EQ(dispatcher({{"moe-dispatcher", "padded"}}, 0), DispatcherKind::padded);
+  EXPECT_EQ(dispatcher({{"moe-pad-expert-input-to-capacity", "true"}}, 0), DispatcherKind::padded);
+  dispatcher({{"moe-dispatcher", "padded"}, {"use-pft", "true"}}, 1);
+  dispatcher({{"moe-pad-expert-input-to-capacity", "true"}, {"use-uneven-all-to-all", "true"}}, 1);
+  dispatcher({{"bf16", "true"}, {"fp32", "true"}}, 1);
+}
+
+TEST(Flags, WhatIsNotBuiltIsRefusedByName) {
+  TrainConfig config;
+  FlagTable table = train_flags(config);
+  for (const char* name :
+       {"tensor-model-parallel-size", "pipeline-model-parallel-size", "context-parallel-size"}) {
+    table.assign(name, {"1"}, kCommandLine);
+    EXPECT_EQ(problems_of(table), "");
+  }
+  table.assign("tensor-model-parallel-size", {"2"}, kCommandLine);
+  table.assign("fp16", {"true"}, kCommandLine);
+  table.assign("use-rbd", {"true"}, kCommandLine);
+  table.assign("use-mcore-models", {"true"}, kCommandLine);
+  ASSERT_EQ(table.problems().size(), 3U);
+  EXPECT_EQ(table.problems()[0].message, "'2' is not possible (not built yet): use 1 or leave the flag out");
+  EXPECT_EQ(table.problems()[1].message, "not built yet; use --bf16, or fp32 without a flag");
+}
+
+TEST(Flags, CapacityCanBeTakenBack) {
+  TrainConfig config;
+  FlagTable table = train_flags(config);
+  table.assign("moe-train-capacity-factor", {"1.25"}, kCommandLine);
+  EXPECT_EQ(config.model.moe.capacity_factor, 1.25);
+  table.assign("disable-moe-token-dropping", {"true"}, kCommandLine);
+  EXPECT_FALSE(config.model.moe.capacity_factor.has_value());
+  EXPECT_EQ(problems_of(table), "");
+}
+
+}  // namespace
+}  // namespace xmoe

@@ -1,0 +1,13 @@
+// SIGTERM and SIGINT ask for an orderly end: the training finishes its iteration, saves and exits.
+#pragma once
+
+namespace xmoe {
+
+// From now on the two signals are only remembered. A second SIGINT ends the process at once, without saving.
+void watch_stop_signals();
+
+// The signal that asked for the end, or 0. Signals reach ranks at different times: ranks must agree before
+// they act on it.
+int stop_signal();
+
+}  // namespace xmoe

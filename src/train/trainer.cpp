@@ -1,0 +1,294 @@
+#include "train/trainer.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <optional>
+
+#include "base/log.h"
+#include "base/progress.h"
+#include "base/timer.h"
+#include "comm/mesh.h"
+#include "data/tokenizer/tokenizer.h"
+#include "model/transformer.h"
+#include "train/checkpointing.h"
+#include "train/metrics.h"
+#include "train/optimizer.h"
+#include "train/schedule.h"
+#include "train/signals.h"
+#include "train/together.h"
+#include "train/training_data.h"
+#include "train/training_step.h"
+#include "train/validation.h"
+
+namespace xmoe {
+
+namespace {
+
+class Trainer {
+ public:
+  Trainer(const TrainConfig& config, Communicator& world);
+  void run();
+
+ private:
+  void open_files();
+  void resume();
+  void print_summary() const;
+  void after_iteration(const StepResult& result, double rate, double seconds);
+  void report(double rate);
+  void validate();
+  void save();
+  // Whether to end after this iteration, by agreement of all ranks; says why.
+  bool should_stop();
+
+  TrainConfig config_;
+  Communicator& world_;
+  Mesh mesh_;
+  std::unique_ptr<TrainingData> data_;
+  std::unique_ptr<EvaluationWindows> validation_;
+  Transformer model_;
+  Optimizer optimizer_;
+  TrainingStep step_;
+  Schedule schedule_;
+  TrainingState state_;
+  std::optional<MetricsReporter> reporter_;
+  std::optional<Progress> progress_;
+  Timer since_start_;
+  std::int64_t saved_iteration_ = -1;
+
+  // Sums since the last report.
+  struct Sums {
+    StepResult results;
+    double seconds = 0.0;
+    std::int64_t iterations = 0, finite = 0, skipped = 0;
+  } sums_;
+};
+
+Trainer::Trainer(const TrainConfig& config, Communicator& world)
+    : config_(config),
+      world_(world),
+      mesh_(world, static_cast<int>(config.expert_parallel_size)),
+      model_(config.model, config.compute_dtype, mesh_, config.seed, /*train=*/true),
+      optimizer_(config.optimizer, model_.parameters(), mesh_),
+      step_(model_, optimizer_, mesh_, config.batch.micro),
+      schedule_(make_schedule(config)) {
+  together(world_, [&] { open_files(); });
+  state_.seed = config.seed;
+  state_.compute_dtype = config.compute_dtype;
+  state_.vocab_size = config.data.vocab_size;
+  state_.split = config.data.split;
+  state_.data_fingerprint = data_->fingerprint();
+  state_.model = config.model;
+  resume();
+  reporter_.emplace(config.logging.metrics_file, state_.iteration);
+  print_summary();
+}
+
+void Trainer::open_files() {
+  data_ = std::make_unique<TrainingData>(config_, world_.rank(), world_.size());
+  std::vector<std::int32_t> byte_lengths;
+  if (!config_.data.tokenizer.empty()) {
+    const Tokenizer tokenizer = Tokenizer::load(config_.data.tokenizer);
+    byte_lengths = tokenizer.byte_lengths();
+    // A checkpoint is used with its tokenizer: it gets a copy.
+    if (!config_.checkpoint.save.empty() && world_.rank() == 0) {
+      std::filesystem::create_directories(config_.checkpoint.save);
+      tokenizer.save(config_.checkpoint.save / "tokenizer.json");
+    }
+  }
+  const auto wanted = config_.validation.iterations > 0 && config_.data.split[1] > 0.0;
+  if (wanted) {
+    validation_ = std::make_unique<EvaluationWindows>(data_->blend(), config_.data.split, Split::valid,
+                                                      config_.model.seq_length, std::move(byte_lengths));
+  }
+}
+
+void Trainer::resume() {
+  const CheckpointConfig& c = config_.checkpoint;
+  if (c.load.empty()) return;
+  std::optional<CheckpointManifest> manifest;
+  TrainingState found;
+  together(world_, [&] {
+    if (!find_checkpoint(c.load)) return;
+    manifest = read_manifest(c.load);
+    found = read_training_state(*manifest);
+  });
+  if (!manifest) {
+    log::info("no checkpoint in {}: training starts from the beginning", c.load.string());
+    return;
+  }
+  check_same_model(*manifest, found, config_.model);
+  const bool moments = c.load_optimizer && !c.finetune;
+  load_training(*manifest, optimizer_, model_.context(), moments, world_);
+  if (!c.finetune) {
+    state_.iteration = found.iteration;
+    state_.consumed_samples = found.consumed_samples;
+    state_.skipped_iterations = found.skipped_iterations;
+    if (moments) optimizer_.set_steps(found.optimizer_steps);
+    if (found.data_fingerprint != state_.data_fingerprint)
+      log::warning("the data is not that of the checkpoint: training goes on at sample {} of the new order",
+                   found.consumed_samples);
+    if (found.seed != config_.seed)
+      log::warning("--seed {} is not that of the checkpoint ({}): the order of samples changes", config_.seed,
+                   found.seed);
+  }
+  saved_iteration_ = c.load == c.save ? state_.iteration : -1;
+  log::info("loaded {} (iteration {}{})", manifest->directory.string(), found.iteration,
+            c.finetune ? ", weights only" : "");
+}
+
+void Trainer::print_summary() const {
+  const ModelConfig& m = config_.model;
+  const auto counts = m.parameter_counts();
+  constexpr double kMillion = 1e6;
+  log::info("model: {:.2f} M parameters, {:.2f} M active per token; {} layers, hidden {}, {} experts, top-{}",
+            static_cast<double>(counts.total) / kMillion, static_cast<double>(counts.active) / kMillion,
+            m.layers, m.hidden, m.moe.router.experts, m.moe.router.top_k);
+  log::info(
+      "layout: {} ranks x {} threads, expert parallel {}, {} micro-batches of {} sequences of {} tokens, {}",
+      world_.size(), thread_count(), mesh_.ep().size(), config_.micro_batches(world_.size()),
+      config_.batch.micro, m.seq_length, name_of(config_.compute_dtype));
+  log::info("data: {:.2f} M tokens an epoch, {:.2f} epochs in {} iterations",
+            static_cast<double>(data_->tokens_per_epoch()) / kMillion,
+            static_cast<double>(config_.batch.train_samples * m.seq_length) /
+                static_cast<double>(data_->tokens_per_epoch()),
+            config_.batch.train_iterations);
+}
+
+void Trainer::run() {
+  watch_stop_signals();
+  const std::int64_t last = config_.batch.train_iterations;
+  if (state_.iteration >= last)
+    log::info("the checkpoint has all {} iterations: nothing is left to train", last);
+  progress_.emplace("training", last, "iterations");
+  bool stop = false;
+  while (state_.iteration < last && !stop) {
+    const Timer timer;
+    const std::int64_t first = state_.consumed_samples;
+    const double rate = schedule_.rate_at(first + config_.batch.global);
+    const StepResult result = step_.run(config_.micro_batches(world_.size()), rate,
+                                        [&](std::int64_t index, const Tensor& tokens, const Tensor& targets) {
+                                          data_->read(first, index, tokens, targets);
+                                        });
+    ++state_.iteration;
+    state_.consumed_samples += config_.batch.global;
+    after_iteration(result, rate, timer.seconds());
+    stop = should_stop();
+  }
+  if (sums_.iterations > 0) report(schedule_.rate_at(state_.consumed_samples));
+  const bool validated =
+      config_.validation.interval > 0 && state_.iteration % config_.validation.interval == 0;
+  if (validation_ && !stop && !validated) validate();
+  if (!config_.checkpoint.save.empty() && saved_iteration_ != state_.iteration) save();
+}
+
+void Trainer::after_iteration(const StepResult& result, double rate, double seconds) {
+  ++sums_.iterations;
+  sums_.seconds += seconds;
+  sums_.results.useful_flops += result.useful_flops;
+  sums_.results.gradient_norm = result.gradient_norm;
+  sums_.results.dropped_fraction += result.dropped_fraction;
+  sums_.results.expert_load_max_over_mean += result.expert_load_max_over_mean;
+  if (result.skipped) {
+    ++sums_.skipped;
+    ++state_.skipped_iterations;
+    log::warning("iteration {}: loss {} or gradient norm {} is not finite; the update is skipped",
+                 state_.iteration, result.lm_loss, result.gradient_norm);
+  } else {
+    ++sums_.finite;
+    sums_.results.lm_loss += result.lm_loss;
+    sums_.results.aux_loss += result.aux_loss;
+    sums_.results.z_loss += result.z_loss;
+  }
+  progress_->update(state_.iteration, fmt::format("loss {:.3f}", result.lm_loss));
+  if (state_.iteration % config_.logging.interval == 0) report(rate);
+  const ValidationConfig& v = config_.validation;
+  if (validation_ && v.interval > 0 && state_.iteration % v.interval == 0) validate();
+  const CheckpointConfig& c = config_.checkpoint;
+  if (!c.save.empty() && c.save_interval > 0 && state_.iteration % c.save_interval == 0) {
+    try {
+      save();
+    } catch (const Error& error) {
+      // The previous checkpoint is whole, and the next attempt may succeed. Only an error that all ranks
+      // share can be passed over.
+      if (error.scope() != ErrorScope::every_rank) throw;
+      log::warning("{}; training goes on", error.what());
+    }
+  }
+}
+
+void Trainer::report(double rate) {
+  const auto n = static_cast<double>(sums_.iterations);
+  const auto finite = static_cast<double>(std::max<std::int64_t>(1, sums_.finite));
+  const std::int64_t seq = config_.model.seq_length;
+  IterationMetrics m;
+  m.iteration = state_.iteration;
+  m.iterations = config_.batch.train_iterations;
+  m.consumed_samples = state_.consumed_samples;
+  m.consumed_tokens = state_.consumed_samples * seq;
+  m.global_batch = config_.batch.global;
+  m.lm_loss = sums_.results.lm_loss / finite;
+  m.aux_loss = sums_.results.aux_loss / finite;
+  m.z_loss = sums_.results.z_loss / finite;
+  m.learning_rate = rate;
+  m.grad_norm = sums_.results.gradient_norm;
+  m.step_ms = 1e3 * sums_.seconds / n;
+  m.tokens_per_second = n * static_cast<double>(config_.batch.global * seq) / sums_.seconds;
+  m.tflops_per_device = sums_.results.useful_flops / sums_.seconds / world_.size() / 1e12;
+  m.dropped_fraction = sums_.results.dropped_fraction / n;
+  m.expert_load_max_over_mean = sums_.results.expert_load_max_over_mean / n;
+  m.skipped_iterations = sums_.skipped;
+  m.nan_iterations = sums_.skipped;
+  reporter_->report(m, &*progress_);
+  sums_ = {};
+}
+
+void Trainer::validate() {
+  const ValidationResult r =
+      validate_model(model_, mesh_, *validation_, config_.batch.micro,
+                     config_.validation.iterations * config_.micro_batches(world_.size()), nullptr);
+  ValidationMetrics m;
+  m.iteration = state_.iteration;
+  m.consumed_tokens = state_.consumed_samples * config_.model.seq_length;
+  m.lm_loss = r.mean_loss();
+  m.bits_per_byte = r.bits_per_byte();
+  reporter_->report(m, &*progress_);
+}
+
+void Trainer::save() {
+  state_.optimizer_steps = optimizer_.steps();
+  const auto tensors = training_tensors(optimizer_);
+  const Timer timer;
+  save_checkpoint(config_.checkpoint.save, state_.iteration, tensors, to_json(state_), mesh_,
+                  {.keep_last = static_cast<int>(config_.checkpoint.keep_last)});
+  saved_iteration_ = state_.iteration;
+  progress_->clear();
+  log::info("saved iteration {} to {} in {:.1f} s", state_.iteration, config_.checkpoint.save.string(),
+            timer.seconds());
+}
+
+bool Trainer::should_stop() {
+  const ExitConfig& e = config_.exit;
+  const bool late = e.duration_in_minutes > 0 && since_start_.seconds() > 60.0 * e.duration_in_minutes;
+  // One number, so that all ranks agree: the signal, or 1000 for the time limit of any rank.
+  constexpr std::int64_t kTimeLimit = 1000;
+  const std::int64_t reason =
+      world_.all_reduce(late ? kTimeLimit : static_cast<std::int64_t>(stop_signal()), ReduceOp::max);
+  const bool interval = e.interval > 0 && state_.iteration % e.interval == 0;
+  if (reason == 0 && !interval) return false;
+  progress_->clear();
+  if (reason == kTimeLimit) {
+    log::info("stopping after iteration {}: --exit-duration-in-mins is over", state_.iteration);
+  } else if (reason != 0) {
+    log::info("stopping after iteration {}: signal {}", state_.iteration, reason);
+  } else {
+    log::info("stopping after iteration {}: --exit-interval", state_.iteration);
+  }
+  return true;
+}
+
+}  // namespace
+
+void run_training(const TrainConfig& config, Communicator& world) { Trainer(config, world).run(); }
+
+}  // namespace xmoe

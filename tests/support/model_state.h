@@ -1,0 +1,89 @@
+// A small training state for tests of checkpoints, as one rank of an expert-parallel layout holds it: dense
+// and expert parameters with their moments, odd sizes, several dtypes. The value of every byte is known from
+// the tensor's name, its global position and a seed.
+#pragma once
+
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "base/hash.h"
+#include "train/checkpoint/checkpoint.h"
+
+namespace xmoe::test {
+
+class ModelState {
+ public:
+  static constexpr std::int64_t kExperts = 8;
+
+  ModelState(int ep_rank, int ep_size, std::uint64_t seed)
+      : ep_rank_(ep_rank), ep_size_(ep_size), seed_(seed) {
+    for (const std::string suffix : {"", kFirstMomentSuffix, kSecondMomentSuffix}) {
+      add("embedding.weight" + suffix, DType::f32, {11, 3}, Replication::dense);
+      add("layers.0.norm.weight" + suffix, DType::f32, {5}, Replication::dense);
+      add("layers.1.moe.experts.w1" + suffix, DType::f32, {kExperts, 4, 3}, Replication::expert);
+      add("layers.1.moe.experts.w2" + suffix, DType::f32, {3 * kExperts, 7}, Replication::expert);
+    }
+    add("layers.1.moe.router.counts", DType::i64, {kExperts}, Replication::dense);
+    add("half", DType::bf16, {3, 1, 1, 3}, Replication::dense);
+    add("nothing", DType::f32, {0, 4}, Replication::dense);
+    fill();
+  }
+
+  void add(const std::string& name, DType dtype, const Shape& global, Replication replication) {
+    Shape local = global;
+    std::int64_t offset = 0;
+    if (replication == Replication::expert) {
+      local[0] = global[0] / ep_size_;
+      offset = local[0] * ep_rank_;
+    }
+    memory_.emplace_back(static_cast<std::size_t>(local.numel()) * size_of(dtype));
+    tensors_.push_back({name, Tensor(memory_.back().data(), dtype, local), global, offset, replication});
+  }
+
+  std::vector<CheckpointTensor>& tensors() { return tensors_; }
+
+  void fill() {
+    for (const auto& tensor : tensors_) {
+      for (std::size_t i = 0; i < tensor.data.bytes(); ++i) bytes_of(tensor)[i] = expected(tensor, i);
+    }
+  }
+  void wipe() {
+    for (const auto& tensor : tensors_)
+      std::fill_n(bytes_of(tensor), tensor.data.bytes(), std::uint8_t{0xee});
+  }
+  bool is_wiped() const {
+    return all_of([](const CheckpointTensor&, std::size_t) { return std::uint8_t{0xee}; });
+  }
+  bool is_filled() const {
+    return all_of([this](const CheckpointTensor& tensor, std::size_t i) { return expected(tensor, i); });
+  }
+
+ private:
+  static std::uint8_t* bytes_of(const CheckpointTensor& tensor) {
+    return static_cast<std::uint8_t*>(tensor.data.raw());
+  }
+  std::uint8_t expected(const CheckpointTensor& tensor, std::size_t byte) const {
+    const std::size_t row =
+        tensor.data.dim(0) == 0 ? 0 : tensor.data.bytes() / static_cast<std::size_t>(tensor.data.dim(0));
+    const std::uint64_t position = static_cast<std::uint64_t>(tensor.offset) * row + byte;
+    return static_cast<std::uint8_t>(hash64(&position, sizeof(position), seed_ ^ hash64(tensor.name)));
+  }
+  template <typename F>
+  bool all_of(F&& value) const {
+    for (const auto& tensor : tensors_) {
+      for (std::size_t i = 0; i < tensor.data.bytes(); ++i) {
+        if (bytes_of(tensor)[i] != value(tensor, i)) return false;
+      }
+    }
+    return true;
+  }
+
+  int ep_rank_;
+  int ep_size_;
+  std::uint64_t seed_;
+  std::deque<std::vector<std::uint8_t>> memory_;
+  std::vector<CheckpointTensor> tensors_;
+};
+
+}  // namespace xmoe::test
