@@ -26,6 +26,7 @@ TEST(Combine, AgreesWithTheReference) {
   EXPECT_OK(check(combine_case(1, 1, 1, 1)));
   EXPECT_OK(check(combine_case(0, 4, 3, 16)));
   EXPECT_OK(check(combine_case(3, 0, 3, 16)));      // no slots: zeros
+  EXPECT_OK(check(combine_case(9, 37, 20, 40)));    // more slots than are named at a time
   EXPECT_OK(check(combine_case(67, 8, 300, 600)));  // more than one block of columns, and one thread's share
 }
 
