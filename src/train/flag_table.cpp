@@ -86,7 +86,10 @@ void FlagTable::integer(std::string_view names, std::int64_t& field, std::string
       return fmt::format("{} is out of range: expected {}", given.front(), bounds.text());
     return {};
   };
-  flag.show = [&field] { return fmt::format("{}", field); };
+  // A field that was never set may hold what the flag would not accept: it stays unset in the text, too.
+  flag.show = [&field, bounds] {
+    return bounds.contain(static_cast<double>(field)) ? fmt::format("{}", field) : std::string();
+  };
   add(names, std::move(flag));
 }
 
@@ -110,7 +113,7 @@ void FlagTable::real(std::string_view names, double& field, std::string help, co
   flag.read = [&field, bounds](const std::vector<std::string>& given) {
     return read_real(given, bounds, field);
   };
-  flag.show = [&field] { return number_text(field); };
+  flag.show = [&field, bounds] { return bounds.contain(field) ? number_text(field) : std::string(); };
   add(names, std::move(flag));
 }
 

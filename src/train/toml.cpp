@@ -107,7 +107,7 @@ class Parser {
       skip_blank_lines();
       if (peek() == ',') {
         next();
-      } else if (peek() != ']') {
+      } else if (!at_end() && peek() != ']') {
         wrong("expected ',' or ']' in the array");
       }
     }
@@ -119,6 +119,7 @@ class Parser {
     std::string word;
     while (is_bare(peek()) || peek() == '+' || peek() == '.') word += next();
     if (word == "true" || word == "false") return word;
+    if (word.empty() && (at_end() || peek() == '\n' || peek() == '#')) wrong("the value is missing");
     // The reader of the flag decides what number it is; here it only has to look like one.
     const auto digit = [](char c) { return std::isdigit(static_cast<unsigned char>(c)) != 0; };
     const bool number =

@@ -61,7 +61,9 @@ TEST(Toml, NamesTheLineOfWhatIsWrong) {
   EXPECT_NE(error_of("a = 1 2").find("unexpected '2' behind the value"), std::string::npos);
   EXPECT_NE(error_of("a 1").find("expected '=' behind 'a'"), std::string::npos);
   EXPECT_NE(error_of("= 1").find("expected a name"), std::string::npos);
-  EXPECT_NE(error_of("a =").find("is not a value"), std::string::npos);
+  EXPECT_NE(error_of("a =").find("the value is missing"), std::string::npos);
+  EXPECT_NE(error_of("a = # none\n").find("the value is missing"), std::string::npos);
+  EXPECT_NE(error_of("a = ?").find("'?' is not a value"), std::string::npos);
   EXPECT_NE(error_of("[a\nb = 1").find("expected ']'"), std::string::npos);
   EXPECT_NE(error_of("[[a]]").find("arrays of tables"), std::string::npos);
   EXPECT_NE(error_of("a = \"\"\"x\"\"\"").find("several lines"), std::string::npos);

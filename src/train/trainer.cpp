@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "base/log.h"
+#include "base/parallel.h"
 #include "base/progress.h"
 #include "base/timer.h"
 #include "comm/mesh.h"

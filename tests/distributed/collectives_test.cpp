@@ -2,6 +2,8 @@
 // work out what it should get without communicating.
 #include <gtest/gtest.h>
 
+#include <array>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -64,7 +66,8 @@ T reduced(ReduceOp op, std::int64_t i, int ranks) {
 
 template <typename T>
 bool same_bits(const T& a, const T& b) {
-  return std::memcmp(&a, &b, sizeof(T)) == 0;
+  using Bytes = std::array<std::byte, sizeof(T)>;
+  return std::bit_cast<Bytes>(a) == std::bit_cast<Bytes>(b);
 }
 
 // Elements that are looked at in a large tensor: a stride that meets every part, chunk and remainder.

@@ -1,12 +1,11 @@
 #include "distributed/support.h"
 
 #include <gtest/gtest.h>
-#include <stdlib.h>  // mkdtemp
 
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
-#include <cstdlib>
+#include <cstdlib>  // mkdtemp
 #include <memory>
 #include <mutex>
 #include <thread>

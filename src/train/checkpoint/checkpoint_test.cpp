@@ -1,13 +1,14 @@
 #include "train/checkpoint/checkpoint.h"
 
 #include <gtest/gtest.h>
-#include <signal.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
-#include <cstring>
+#include <csignal>
+#include <cstdlib>
 #include <fstream>
 
 #include "base/file.h"
@@ -37,7 +38,7 @@ class Checkpoint : public testing::Test {
     if (owner_ && !HasFailure()) fs::remove_all(root_, ignored);
   }
 
-  void save(std::int64_t iteration, std::uint64_t seed, SaveOptions options = {}) const {
+  void save(std::int64_t iteration, std::uint64_t seed, const SaveOptions& options = {}) const {
     ModelState state(0, 1, seed);
     save_checkpoint(root_, iteration, state.tensors(), R"({"iteration":)" + std::to_string(iteration) + "}",
                     mesh_, options);

@@ -1,8 +1,8 @@
 #include <fcntl.h>
-#include <signal.h>
-#include <stdio.h>  // renameat2
 
 #include <algorithm>
+#include <csignal>
+#include <cstdio>  // renameat2
 #include <numeric>
 #include <system_error>
 
