@@ -185,6 +185,7 @@ TEST(IndexedDataset, RefusesDamagedFiles) {
   expect([](Index& i) { i.type = 7; }, "dtype 7");
   expect([](Index& i) { i.type = 9; }, "dtype 9");
   expect([](Index& i) { i.type = 0; }, "dtype 0");
+  expect([](Index& i) { i.type = 2; }, "dtype 2");
   expect([](Index& i) { i.sequences = 4; }, "4 sequences");
   expect([](Index& i) { i.sequences = ~std::uint64_t{0} / 3; }, "truncated or damaged");
   expect([](Index& i) { i.entries = std::uint64_t{1} << 61; }, "truncated or damaged");
