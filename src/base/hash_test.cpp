@@ -8,9 +8,7 @@ namespace xmoe {
 namespace {
 
 // Checksums are written to files: they must be the published function's, on any machine.
-TEST(Hash, IsXxh3) {
-  EXPECT_EQ(hash64(""), 0x2d06800538d394c2U);
-}
+TEST(Hash, IsXxh3) { EXPECT_EQ(hash64(""), 0x2d06800538d394c2U); }
 
 TEST(Hash, EveryByteAndTheSeedCount) {
   std::string text(1000, 'a');
