@@ -125,7 +125,9 @@ TEST_F(ConfigTest, ChecksTheSchedule) {
   optimizer.warmup_iterations = 11;
   EXPECT_EQ(flags(), Flags{"lr-warmup-iters"});
   optimizer.warmup_iterations = 5;
-  optimizer.decay_iterations = 5;
+  optimizer.decay_iterations = 5;  // nothing left to decay in: the minimum follows the peak
+  EXPECT_EQ(flags(), Flags{});
+  optimizer.decay_iterations = 4;
   EXPECT_EQ(flags(), Flags{"lr-decay-iters"});
   optimizer.decay_style = DecayStyle::constant;
   EXPECT_EQ(flags(), Flags{});

@@ -45,6 +45,13 @@ TEST(Schedule, NeedsNoWarmup) {
   EXPECT_DOUBLE_EQ(s.rate_at(25), 0.55);
 }
 
+TEST(Schedule, MayHaveNothingBehindTheWarmup) {
+  Schedule s = schedule(DecayStyle::cosine);
+  s.decay_samples = s.warmup_samples;
+  EXPECT_DOUBLE_EQ(s.rate_at(10), 1.0);
+  EXPECT_DOUBLE_EQ(s.rate_at(11), 0.1);
+}
+
 TEST(Schedule, TakesLengthsInAnyUnit) {
   TrainConfig config;
   config.model.seq_length = 16;

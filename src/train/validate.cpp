@@ -136,8 +136,7 @@ void check_schedule(const TrainConfig& config, int world_size, Problems& problem
         "lr-warmup-iters",
         "or another unit makes the warm-up {} samples long, longer than the training of {}: shorten it",
         lengths.warmup, training);
-  else if (optimizer.decay_style != DecayStyle::constant && lengths.warmup >= lengths.decay &&
-           lengths.warmup > 0)
+  else if (optimizer.decay_style != DecayStyle::constant && lengths.warmup > lengths.decay)
     problems.add(
         "lr-decay-iters",
         "or another unit ends the decay at {} samples, before the warm-up at {}: shorten the warm-up",
