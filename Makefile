@@ -36,7 +36,7 @@ sanitize:  ## run the unit tests under AddressSanitizer and UndefinedBehaviorSan
 	tools/install_dependencies.sh build test
 	cmake -S . -B $(SANITIZED) -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 \
 	  -DXMOE_BENCHMARKS=OFF -DXMOE_SANITIZE=address,undefined $(CMAKE_FLAGS)
-	cmake --build $(SANITIZED) -j $(JOBS)
+	cmake --build $(SANITIZED) --target unit_tests -j $(JOBS)
 	tools/run_tests.sh $(SANITIZED) -L unit
 
 lint:  ## check format, clang-tidy and the rules of the house

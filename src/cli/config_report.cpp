@@ -8,11 +8,13 @@ namespace xmoe {
 
 namespace {
 
-constexpr double kGibi =
-    1024.0 * 1024.0 * 1024.0;  // the "B" in which papers of the field count MoE parameters
+constexpr double kGibi = 1024.0 * 1024.0 * 1024.0;  // the "B" in which the field counts parameters
+constexpr double kMega = 1e6;
 
 std::string parameters_text(std::int64_t count) {
-  return fmt::format("{} ({:.2f} * 2^30)", count, static_cast<double>(count) / kGibi);
+  const auto value = static_cast<double>(count);
+  if (value < kGibi / 2) return fmt::format("{} ({:.2f} million)", count, value / kMega);
+  return fmt::format("{} ({:.2f} * 2^30)", count, value / kGibi);
 }
 
 }  // namespace
@@ -40,7 +42,7 @@ std::string config_report(const TrainConfig& resolved, int world_size, const std
     std::string message = problem.message;
     for (std::size_t at = 0; (at = message.find('\n', at)) != std::string::npos; at += 3)
       message.replace(at, 1, "\n# ");
-    text += fmt::format("# To do before training: --{}: {}\n", problem.flag, message);
+    text += fmt::format("# To do before training: --{} {}\n", problem.flag, message);
   }
   return text + "\n" + to_text(resolved);
 }

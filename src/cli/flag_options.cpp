@@ -7,7 +7,7 @@ FlagOptions::FlagOptions(CLI::App& command, FlagTable table) : command_(command)
   command_
       .add_option("--config", files_,
                   "Settings from TOML files; a later file wins, the command line wins over all")
-      ->type_name("FILE ...");
+      ->type_name("FILE");
   for (const Flag& flag : table_.flags()) add_option(flag);
 }
 

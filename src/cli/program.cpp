@@ -2,11 +2,13 @@
 
 #include <CLI/CLI.hpp>
 
-#include <array>
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -14,6 +16,7 @@
 #include "cli/data_command.h"
 #include "cli/tokenizer_command.h"
 #include "comm/communicator.h"
+#include "train/flag_table.h"
 
 namespace xmoe {
 
@@ -33,16 +36,36 @@ constexpr const char* kExamples =
     "  xmoe generate --load run --prompt 'Once upon a time'\n\n"
     "`xmoe COMMAND --help` lists the flags of a command.";
 
-// Whether the command is one that runs on many ranks. Decided before parsing, so that a mistake in the flags
-// is reported once and not by every rank.
-bool runs_on_ranks(int argc, char** argv) {
-  constexpr std::array<std::string_view, 3> kCommands = {"train", "eval", "generate"};
+// The first argument that is no flag, or empty.
+std::string_view command_of(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     const std::string_view argument = argv[i];
-    if (!argument.empty() && argument.front() == '-') continue;
-    return std::find(kCommands.begin(), kCommands.end(), argument) != kCommands.end();
+    if (!argument.empty() && argument.front() != '-') return argument;
   }
-  return false;
+  return {};
+}
+
+// Whether the command is one that runs on many ranks. Decided before parsing, so that a mistake in the flags
+// is reported once and not by every rank.
+bool runs_on_ranks(std::string_view command) {
+  return command == "train" || command == "eval" || command == "generate";
+}
+
+void check_command(const CLI::App& app, std::string_view command) {
+  std::vector<std::string> names;
+  for (const CLI::App* known : app.get_subcommands({})) names.push_back(known->get_name());
+  if (command.empty() || std::find(names.begin(), names.end(), command) != names.end()) return;
+  const std::string near = nearest_name(command, names);
+  fail_everywhere("'{}' is not a command{}; see `xmoe --help`", command,
+                  near.empty() ? "" : fmt::format(", did you mean '{}'", near));
+}
+
+std::string message_of(const CLI::ParseError& error) {
+  std::string what = error.what();
+  // The library calls a flag without a value "1 required N missing".
+  if (dynamic_cast<const CLI::ArgumentMismatch*>(&error) != nullptr && what.rfind("--", 0) == 0)
+    return what.substr(0, what.find(':')) + " needs a value";
+  return what;
 }
 
 int parse_and_run(int argc, char** argv, Communicator& world) {
@@ -57,11 +80,13 @@ int parse_and_run(int argc, char** argv, Communicator& world) {
   add_tokenizer_command(app, exit_code);
   add_data_command(app, exit_code);
   try {
+    if (argc == 1) fail_everywhere("no command is given; see `xmoe --help`");
+    check_command(app, command_of(argc, argv));
     app.parse(argc, argv);
   } catch (const CLI::Success& request) {  // --help, --version
     return world.rank() == 0 ? app.exit(request) : EXIT_SUCCESS;
   } catch (const CLI::ParseError& error) {
-    fail_everywhere("{}\nRun `xmoe --help`, or `xmoe COMMAND --help`.", error.what());
+    fail_everywhere("{}; see `xmoe --help` and `xmoe COMMAND --help`", message_of(error));
   }
   return exit_code;
 }
@@ -76,7 +101,7 @@ int report_errors(int argc, char** argv, Communicator& world, Abort&& abort) {
     return parse_and_run(argc, argv, world);
   } catch (const Error& error) {
     if (error.scope() == ErrorScope::every_rank) {
-      if (world.rank() == 0) log::error("{}", error.what());
+      if (world.rank() == 0) fmt::print(stderr, "xmoe: error: {}\n", error.what());
       return EXIT_FAILURE;
     }
     log::error("{}", error.what());
@@ -94,7 +119,7 @@ int report_errors(int argc, char** argv, Communicator& world, Abort&& abort) {
 }  // namespace
 
 int run_program(int argc, char** argv) {
-  if (!runs_on_ranks(argc, argv)) {
+  if (!runs_on_ranks(command_of(argc, argv))) {
     const std::unique_ptr<Communicator> world = make_self_communicator();
     return report_errors(argc, argv, *world, [] {});
   }

@@ -53,7 +53,7 @@ ModelConfig::Counts ModelConfig::parameter_counts() const {
 double ModelConfig::flops_per_token() const {
   // Matrix products only: 2 FLOPs per weight forward, 4 backward (gradients of input and of weight).
   constexpr double kPerWeight = 6.0;
-  const double h = static_cast<double>(hidden);
+  const auto h = static_cast<double>(hidden);
   // The embedding is a lookup; the output projection, tied or not, is a product.
   double weights = static_cast<double>(vocabulary) * h;
   for (std::int64_t layer = 0; layer < layers; ++layer) {

@@ -71,7 +71,7 @@ TEST_F(ConfigTest, FindsWhatDoesNotDivide) {
   EXPECT_EQ(flags(), Flags{"num-query-groups"});
   config_.model.kv_heads = 2;
   config_.model.hidden = 60;
-  EXPECT_EQ(flags(), (Flags{"num-attention-heads", "kv-channels"}));
+  EXPECT_EQ(flags(), Flags{"num-attention-heads"});
   config_.model.head_dim = 10;
   EXPECT_EQ(flags(), Flags{});
   config_.model.head_dim = 9;

@@ -55,7 +55,7 @@ std::string read_split(const std::vector<std::string>& given, std::array<double,
     ++count;
     begin = end + 1;
   }
-  if (!(shares[0] + shares[1] + shares[2] > 0.0)) return "all shares are 0: expected for instance 98,2,0";
+  if (!(shares[0] + shares[1] + shares[2] > 0.0)) return "has shares of 0 only: expected for instance 98,2,0";
   split = shares;
   return {};
 }

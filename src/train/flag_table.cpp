@@ -163,7 +163,7 @@ void FlagTable::satisfied(std::string_view names, Arity arity, const std::string
   add(names, std::move(flag));
 }
 
-void FlagTable::only(std::string_view names, std::vector<std::string> values, std::string because) {
+void FlagTable::only(std::string_view names, std::vector<std::string> values, const std::string& because) {
   std::string expected;
   for (const std::string& value : values) expected += (expected.empty() ? "" : "|") + value;
   Flag flag;
@@ -184,7 +184,7 @@ void FlagTable::refused(std::string_view names, Arity arity, const std::string& 
   flag.help = "Refused: " + reason;
   flag.read = [reason, arity](const std::vector<std::string>& given) {
     if (arity == Arity::none && given.front() == "false") return std::string();
-    return reason;
+    return "is refused: " + reason;
   };
   add(names, std::move(flag));
 }
@@ -202,7 +202,8 @@ const Flag* FlagTable::find(std::string_view name) const {
 }
 
 Flag* FlagTable::find_mutable(std::string_view name) {
-  return const_cast<Flag*>(std::as_const(*this).find(name));
+  const Flag* flag = find(name);
+  return flag == nullptr ? nullptr : &flags_[static_cast<std::size_t>(flag - flags_.data())];
 }
 
 std::string FlagTable::unknown_message(std::string_view name) const {
@@ -334,7 +335,7 @@ void fail_if_any(const std::vector<Problem>& problems) {
   std::string text = problems.size() == 1 ? "the settings have a problem:"
                                           : fmt::format("the settings have {} problems:", problems.size());
   for (const Problem& problem : problems)
-    text += fmt::format("\n  {}{}: {}", problem.is_flag ? "--" : "", problem.flag, problem.message);
+    text += fmt::format("\n  {}{} {}", problem.is_flag ? "--" : "", problem.flag, problem.message);
   throw Error(text, ErrorScope::every_rank);
 }
 

@@ -103,7 +103,7 @@ class FlagTable {
   // Flags of other systems' scripts: what this system does anyway, what it does in one way only, and what it
   // does not do.
   void satisfied(std::string_view names, Arity arity, const std::string& because);
-  void only(std::string_view names, std::vector<std::string> values, std::string because);
+  void only(std::string_view names, std::vector<std::string> values, const std::string& because);
   void refused(std::string_view names, Arity arity, const std::string& reason);
 
   // Two flags that say opposite things when given in one place (the second one with `value`, or with any when

@@ -88,7 +88,7 @@ TEST(FlagTable, CollectsWhatIsWrong) {
             "factor 0 is out of range: expected above 0;"
             "style 'square' is not known: expected one of linear|cosine;"
             "parallel '2' is not possible (not built yet): use 1 or leave the flag out;"
-            "half not built yet; use --rate;"
+            "half is refused: not built yet; use --rate;"
             "num-layer is not known: did you mean --num-layers?;"
             "zzzzzz is not known: see --help;"
             "untie 'maybe' is not possible: expected true or false;");

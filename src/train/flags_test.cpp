@@ -7,7 +7,7 @@
 namespace xmoe {
 namespace {
 
-const std::filesystem::path kConfigs = std::filesystem::path(__FILE__).parent_path() / "../../configs";
+const std::filesystem::path kConfigs = XMOE_CONFIGS_DIR;
 
 std::string problems_of(const FlagTable& table) {
   std::string text;
@@ -137,7 +137,7 @@ TEST(Flags, WhatIsNotBuiltIsRefusedByName) {
   table.assign("use-mcore-models", {"true"}, kCommandLine);
   ASSERT_EQ(table.problems().size(), 3U);
   EXPECT_EQ(table.problems()[0].message, "'2' is not possible (not built yet): use 1 or leave the flag out");
-  EXPECT_EQ(table.problems()[1].message, "not built yet; use --bf16, or fp32 without a flag");
+  EXPECT_EQ(table.problems()[1].message, "is refused: not built yet; use --bf16, or fp32 without a flag");
 }
 
 TEST(Flags, CapacityCanBeTakenBack) {

@@ -1,7 +1,8 @@
 #include "train/signals.h"
 
-#include <signal.h>
 #include <unistd.h>
+
+#include <csignal>
 
 #include "base/error.h"
 

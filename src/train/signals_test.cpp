@@ -1,7 +1,8 @@
 #include "train/signals.h"
 
 #include <gtest/gtest.h>
-#include <signal.h>
+
+#include <csignal>
 
 namespace xmoe {
 namespace {

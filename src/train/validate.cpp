@@ -31,15 +31,15 @@ void check_model(const ModelConfig& model, Problems& problems) {
   if (model.heads > 0 && model.kv_heads > 0 && model.heads % model.kv_heads != 0)
     problems.add("num-query-groups", "{} does not divide the {} attention heads: use a divisor",
                  model.kv_heads, model.heads);
-  if (model.heads > 0 && model.head_dim == 0 && model.hidden % model.heads != 0)
+  const bool derived = model.head_dim == 0 && model.heads > 0;
+  if (derived && model.hidden % model.heads != 0) {
     problems.add("num-attention-heads",
                  "{} does not divide --hidden-size {}: use a divisor, or give --kv-channels", model.heads,
                  model.hidden);
-  const std::int64_t head_dim = model.head_dim > 0 ? model.head_dim
-                                : model.heads > 0  ? model.hidden / model.heads
-                                                   : 0;
-  if (head_dim % 2 != 0)
-    problems.add("kv-channels", "heads are {} wide: rotary positions need an even width", head_dim);
+    return;
+  }
+  const std::int64_t head_dim = derived ? model.hidden / model.heads : model.head_dim;
+  if (head_dim % 2 != 0) problems.add("kv-channels", "is {}: rotary positions need an even width", head_dim);
 }
 
 void check_moe(const ModelConfig& model, Problems& problems) {
@@ -109,14 +109,14 @@ void check_schedule(const TrainConfig& config, int world_size, Problems& problem
     problems.add("min-lr", "{} is above --lr {}: use less", optimizer.min_learning_rate,
                  optimizer.learning_rate);
   if ((optimizer.decay_iterations > 0) + (optimizer.decay_samples > 0) + (optimizer.decay_tokens > 0) > 1)
-    problems.add(
-        "lr-decay-iters",
-        "more than one of --lr-decay-iters, --lr-decay-samples, --lr-decay-tokens is given: keep one");
+    problems.add("lr-decay-iters",
+                 "is one of several lengths of the decay that are given (iters, samples, tokens): keep one");
   if ((optimizer.warmup_iterations > 0) + (optimizer.warmup_samples > 0) + (optimizer.warmup_tokens > 0) +
           (optimizer.warmup_fraction.value_or(0.0) > 0.0) >
       1)
     problems.add("lr-warmup-iters",
-                 "more than one of --lr-warmup-iters, -samples, -tokens, -fraction is given: keep one");
+                 "is one of several lengths of the warm-up that are given (iters, samples, tokens, "
+                 "fraction): keep one");
 
   // A warm-up that does not end before the decay or the training does.
   TrainConfig resolved = config;
@@ -125,20 +125,23 @@ void check_schedule(const TrainConfig& config, int world_size, Problems& problem
   if (resolved.batch.train_iterations <= 0) {
     if (config.batch.train_iterations + config.batch.train_samples + config.batch.train_tokens > 0)
       problems.add("train-samples",
-                   "the training is shorter than one global batch of {} sequences of {} tokens: use more",
+                   "or --train-tokens is less than one global batch of {} sequences of {} tokens: use more",
                    resolved.batch.global, resolved.model.seq_length);
     return;
   }
   const Lengths lengths = lengths_in_samples(resolved);
   const std::int64_t training = resolved.batch.train_iterations * resolved.batch.global;
   if (lengths.warmup > training)
-    problems.add("lr-warmup-iters", "the warm-up of {} samples is longer than the training of {}: shorten it",
-                 lengths.warmup, training);
+    problems.add(
+        "lr-warmup-iters",
+        "or another unit makes the warm-up {} samples long, longer than the training of {}: shorten it",
+        lengths.warmup, training);
   else if (optimizer.decay_style != DecayStyle::constant && lengths.warmup >= lengths.decay &&
            lengths.warmup > 0)
-    problems.add("lr-decay-iters",
-                 "the decay ends at {} samples, before the warm-up at {}: shorten the warm-up", lengths.decay,
-                 lengths.warmup);
+    problems.add(
+        "lr-decay-iters",
+        "or another unit ends the decay at {} samples, before the warm-up at {}: shorten the warm-up",
+        lengths.decay, lengths.warmup);
 }
 
 void check_sources(const std::vector<DataSource>& sources, Problems& problems) {
@@ -148,7 +151,7 @@ void check_sources(const std::vector<DataSource>& sources, Problems& problems) {
     for (const char* extension : {".bin", ".idx"}) {
       std::error_code error;
       if (!std::filesystem::exists(source.prefix + extension, error))
-        problems.add("data-path", "{}{} does not exist: give the prefix of a .bin and .idx pair",
+        problems.add("data-path", "needs {}{}, which does not exist: give the prefix of a .bin and .idx pair",
                      source.prefix, extension);
     }
   }
@@ -172,7 +175,7 @@ std::vector<Problem> validate(const TrainConfig& config, int world_size) {
     problems.add("expert-model-parallel-size", "{} needs experts and --num-experts is 0: use 1",
                  config.expert_parallel_size);
   if (experts > 0 && config.expert_parallel_size > 0 && experts % config.expert_parallel_size != 0)
-    problems.add("expert-model-parallel-size", "{} does not divide the {} experts: use a divisor",
+    problems.add("expert-model-parallel-size", "{} does not divide --num-experts {}: use a divisor",
                  config.expert_parallel_size, experts);
   check_batch(config, world_size, problems);
   check_schedule(config, world_size, problems);

@@ -35,10 +35,10 @@ struct LayerCase {
 void PrintTo(const LayerCase& c, std::ostream* out) { *out << c.name; }
 
 // A layer with its weights, gradients and one batch; on `ep` ranks this rank's part of them.
-class Setup {
+class LayerFixture {
  public:
-  Setup(const LayerCase& c, int world_size, Communicator& ep, std::int64_t first_token, std::int64_t tokens,
-        const MoeConfig& config)
+  LayerFixture(const LayerCase& c, int world_size, Communicator& ep, std::int64_t first_token,
+               std::int64_t tokens, const MoeConfig& config)
       : case_(c),
         experts_(c.experts_per_rank * world_size),
         local_experts_(experts_ / ep.size()),
@@ -170,8 +170,8 @@ TEST_P(MoeLayerOverRanks, EqualsOneRank) {
   }
   const auto self = make_self_communicator();
   const Mesh mesh(world(), n);
-  Setup one(c, n, *self, 0, total, config);
-  Setup part(c, n, mesh.ep(), first, c.tokens_of(world().rank()), config);
+  LayerFixture one(c, n, *self, 0, total, config);
+  LayerFixture part(c, n, mesh.ep(), first, c.tokens_of(world().rank()), config);
   one.forward_backward();
   part.forward_backward();
 
@@ -202,11 +202,11 @@ TEST_P(MoeLayerOverRanks, PaddedEqualsFlatWhenNothingIsDropped) {
   MoeConfig config = config_of(c, n);
   const Mesh mesh(world(), n);
   const std::int64_t tokens = 8;  // the same on all ranks: buffers of the padded form are even
-  Setup flat(c, n, mesh.ep(), 8 * world().rank(), tokens, config);
+  LayerFixture flat(c, n, mesh.ep(), 8 * world().rank(), tokens, config);
   config.capacity_factor =
       static_cast<double>(config.router.experts);  // room for every token in every expert
   config.dispatcher = DispatcherKind::padded;
-  Setup padded(c, n, mesh.ep(), 8 * world().rank(), tokens, config);
+  LayerFixture padded(c, n, mesh.ep(), 8 * world().rank(), tokens, config);
   flat.forward_backward();
   padded.forward_backward();
   EXPECT_EQ(padded.kept.dropped, 0);
@@ -225,13 +225,15 @@ TEST_P(MoeLayerOverRanks, FlatAndPaddedDropTheSame) {
   config.capacity_factor = 0.75;
   config.min_capacity = 1;
   const Mesh mesh(world(), n);
-  Setup flat(c, n, mesh.ep(), 16 * world().rank(), 16, config);
+  LayerFixture flat(c, n, mesh.ep(), 16 * world().rank(), 16, config);
   config.dispatcher = DispatcherKind::padded;
-  Setup padded(c, n, mesh.ep(), 16 * world().rank(), 16, config);
+  LayerFixture padded(c, n, mesh.ep(), 16 * world().rank(), 16, config);
   flat.forward_backward();
   padded.forward_backward();
   const std::int64_t capacity = expert_capacity(16, config.router.top_k, config.router.experts, 0.75, 1);
-  if (capacity < 16) EXPECT_GT(world().all_reduce(flat.kept.dropped, ReduceOp::sum), 0);
+  if (capacity < 16) {
+    EXPECT_GT(world().all_reduce(flat.kept.dropped, ReduceOp::sum), 0);
+  }
   EXPECT_EQ(flat.kept.dropped, padded.kept.dropped);
   for (std::int64_t a = 0; a < flat.kept.plan.combine_index.numel(); ++a)
     ASSERT_EQ(flat.kept.plan.combine_index.data<std::int32_t>()[a] < 0,
@@ -250,7 +252,7 @@ TEST_P(MoeLayerOverRanks, WireCarriesOnlyRowsThatChangeRank) {
   if (c.favoured >= 0) c.favoured = static_cast<int>(c.experts_per_rank * n - 1);
   const MoeConfig config = config_of(c, n);
   const Mesh mesh(world(), n);
-  Setup part(c, n, mesh.ep(), 100 * world().rank(), c.tokens_of(world().rank()), config);
+  LayerFixture part(c, n, mesh.ep(), 100 * world().rank(), c.tokens_of(world().rank()), config);
   const std::int64_t before = mesh.ep().traffic().bytes_sent;
   part.forward_backward();
   const std::int64_t sent = mesh.ep().traffic().bytes_sent - before;
@@ -273,7 +275,7 @@ TEST_P(MoeLayerOverRanks, KeepsWhatTheFormulaSays) {
   if (c.favoured >= 0) c.favoured = static_cast<int>(c.experts_per_rank * n - 1);
   const MoeConfig config = config_of(c, n);
   const Mesh mesh(world(), n);
-  Setup part(c, n, mesh.ep(), 100 * world().rank(), c.tokens_of(world().rank()), config);
+  LayerFixture part(c, n, mesh.ep(), 100 * world().rank(), c.tokens_of(world().rank()), config);
   part.forward_backward();
   const std::int64_t t = part.x.dim(0);
   const std::int64_t k = config.router.top_k;

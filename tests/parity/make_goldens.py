@@ -148,8 +148,8 @@ class Model:
 
     def __init__(self, case, parameters, biases, dtype):
         self.case = case
-        self.parameters = {n: t.to(dtype).requires_grad_() for n, t in parameters.items()}
-        self.biases = {n: t.to(dtype) for n, t in biases.items()}
+        self.parameters = {n: t.to(dtype, copy=True).requires_grad_() for n, t in parameters.items()}
+        self.biases = {n: t.to(dtype, copy=True) for n, t in biases.items()}
         self.margin = math.inf
 
     def forward(self, tokens):

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/parallel.h"
+#include "ops/cpu_rows.h"
 
 namespace xmoe::cpu {
 
@@ -48,7 +49,7 @@ void update(const Factors& f, const float* grad, float* master, float* m, float*
     m[i] = first;
     v[i] = second;
     master[i] = updated;
-    if constexpr (!std::is_same_v<T, float>) value[i] = T(updated);
+    if constexpr (!std::is_same_v<T, float>) round_to(updated, value[i]);
   }
 }
 

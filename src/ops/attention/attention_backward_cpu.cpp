@@ -1,13 +1,15 @@
 // Backward: probabilities are recomputed tile by tile from the kept log-sum-exp, never stored.
 //
-//   P = exp(scale q k^T - lse)   dV = P^T dO   dP = dO V^T   dS = scale P (dP - rowsum(dO O))   dQ = dS K dK
-//   = dS^T Q
+//   P = exp(scale Q K^T - lse)   dP = dO V^T       dS = scale P (dP - rowsum(dO O))
+//   dV = P^T dO                  dK = dS^T Q       dQ = dS K
 //
-// A tile is one chunk of queries by one block of keys. Two plans run the same products on the same tiles in
-// the same order per output element, so that their results are equal bit by bit:
-//   by head   a task takes all tiles of one (sequence, kv head); five products per tile. dQ, dK, dV are
-//   summed in f32 scratch of [S, D]. by block  separate tasks for chunks of dQ (three products) and for
-//   blocks of dK and dV (four): 1.4 times the work, but many tasks.
+// A tile is one chunk of queries by one block of keys. Two plans run the same products on the same tiles, in
+// the same order for every element of a gradient, so that their results are equal bit by bit:
+//
+//   by head   a task takes all tiles of one (sequence, kv head), with five products each; dQ, dK and dV are
+//             summed in f32 scratch of [S, D].
+//   by block  one kind of task for a chunk of dQ (three products), another for a block of dK and dV (four):
+//             1.4 times the work, but many tasks.
 #include <algorithm>
 
 #include "base/parallel.h"
@@ -82,11 +84,7 @@ class Backward {
     parallel_for(shape_.rows(), kRowsAtLeast, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t t = begin; t < end; ++t) {
         for (std::int64_t h = 0; h < shape_.heads; ++h) {
-          const T* a = dout_ + t * width + h * d_;
-          const T* b = out_ + t * width + h * d_;
-          float sum = 0.0F;
-#pragma omp simd reduction(+ : sum)
-          for (std::int64_t c = 0; c < d_; ++c) sum += static_cast<float>(a[c]) * static_cast<float>(b[c]);
+          const float sum = dot(dout_ + t * width + h * d_, out_ + t * width + h * d_, d_);
           delta_[((t / shape_.seq) * shape_.heads + h) * shape_.seq + t % shape_.seq] = sum;
         }
       }

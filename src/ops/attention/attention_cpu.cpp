@@ -114,14 +114,6 @@ void forward(const Context& ctx, const AttentionShape& shape, const Tensor& qkv,
 }
 
 template <typename T>
-float dot(const T* a, const T* b, std::int64_t n) {
-  float sum = 0.0F;
-#pragma omp simd reduction(+ : sum)
-  for (std::int64_t i = 0; i < n; ++i) sum += static_cast<float>(a[i]) * static_cast<float>(b[i]);
-  return sum;
-}
-
-template <typename T>
 void decode(const Context& ctx, const AttentionShape& shape, std::int64_t length, const Tensor& q,
             const Tensor& keys, const Tensor& values, const Tensor& out) {
   const ArenaScope scope(ctx.workspace);

@@ -10,6 +10,7 @@
 #include "device/context.h"
 #include "ops/attention/attention.h"
 #include "ops/cpu_math.h"
+#include "ops/cpu_rows.h"
 #include "ops/gemm/gemm_tile.h"
 
 namespace xmoe::cpu {
@@ -89,17 +90,6 @@ class ThreadScratch {
  private:
   std::byte* next_;
 };
-
-// Rounds into place. Assigning a bf16 as a whole keeps GCC 12 from vectorising loops that are marked simd.
-inline void round_to(float value, float& to) { to = value; }
-inline void round_to(float value, bf16& to) { to.bits = bf16(value).bits; }
-
-inline float row_max(const float* x, std::int64_t n) {
-  float best = x[0];
-#pragma omp simd reduction(max : best)
-  for (std::int64_t j = 0; j < n; ++j) best = x[j] > best ? x[j] : best;
-  return best;
-}
 
 // p_j = exp(scale * x_j - shift); returns their sum in f32, taken before rounding to P.
 template <typename P>

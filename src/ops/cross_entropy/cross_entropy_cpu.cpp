@@ -8,7 +8,8 @@
 
 #include "base/parallel.h"
 #include "ops/cpu_math.h"
-#include "ops/gemm/gemm.h"
+#include "ops/cpu_rows.h"
+#include "ops/gemm/gemm_tile.h"
 
 namespace xmoe::cpu {
 
@@ -22,22 +23,38 @@ constexpr std::int64_t kLeastRows = 256;
 // Rows that a thread takes at a time through the softmax: small, since a chunk has few rows per thread.
 constexpr std::int64_t kRowGrain = 4;
 
+// Tiles of the products; fixed, so that results do not depend on the number of threads. 256 rows amortise the
+// packing of the other operand. The rows of dx are the few rows of the chunk: there smaller tiles keep the
+// threads busy, and sums as long as the vocabulary keep the tiles efficient.
+struct TileSize {
+  std::int64_t rows, columns;
+};
+constexpr TileSize kLogitsTile{256, 512};
+constexpr TileSize kDxTile{128, 256};
+constexpr TileSize kDwTile{256, 1024};
+
+void multiply(const Tensor& a, const Tensor& b, const Tensor& c, const GemmOptions& options,
+              const TileSize& tile) {
+  gemm_tiles({.m = c.dim(0),
+              .n = c.dim(1),
+              .k = a.dim(options.a == Transpose::yes ? 0 : 1),
+              .a = a.raw(),
+              .lda = a.dim(1),
+              .b = b.raw(),
+              .ldb = b.dim(1),
+              .c = c.raw(),
+              .ldc = c.dim(1),
+              .input = a.dtype(),
+              .output = c.dtype(),
+              .options = options},
+             tile.rows, tile.columns);
+}
+
 std::int64_t chunk_rows(std::int64_t rows, std::int64_t vocabulary) {
   const std::int64_t fitting = kChunkBytes / (vocabulary * static_cast<std::int64_t>(sizeof(float)));
   // Whole tiles of the product's rows.
   const std::int64_t tiles = std::max<std::int64_t>(1, fitting / kLeastRows);
   return std::min(rows, tiles * kLeastRows);
-}
-
-// Rounds into place. Assigning a bf16 as a whole keeps GCC 12 from vectorising loops that are marked simd.
-void round_to(float value, float& to) { to = value; }
-void round_to(float value, bf16& to) { to.bits = bf16(value).bits; }
-
-float row_max(const float* x, std::int64_t n) {
-  float best = x[0];
-#pragma omp simd reduction(max : best)
-  for (std::int64_t v = 0; v < n; ++v) best = x[v] > best ? x[v] : best;
-  return best;
 }
 
 float sum_of_exponentials(const float* x, std::int64_t n, float shift) {
@@ -100,7 +117,7 @@ void run(const Context& ctx, const Tensor& x, const Tensor& w, const Tensor& tar
     const std::int64_t end = std::min(rows, begin + chunk);
     const Tensor logits = chunk_logits.slice(0, end - begin);
     const Tensor dlogits = chunk_dlogits.slice(0, end - begin);
-    gemm(ctx, x.slice(begin, end), w, logits, {.b = Transpose::yes});
+    multiply(x.slice(begin, end), w, logits, {.b = Transpose::yes}, kLogitsTile);
     parallel_for(end - begin, kRowGrain, [&](std::int64_t first, std::int64_t last) {
       for (std::int64_t r = first; r < last; ++r) {
         const Row<T> row{logits.data<float>() + r * vocabulary,
@@ -110,8 +127,8 @@ void run(const Context& ctx, const Tensor& x, const Tensor& w, const Tensor& tar
       }
     });
     if (!gradients) continue;
-    gemm(ctx, dlogits, w, dx.slice(begin, end), {});
-    gemm(ctx, dlogits, x.slice(begin, end), dw, {.a = Transpose::yes, .accumulate = true});
+    multiply(dlogits, w, dx.slice(begin, end), {}, kDxTile);
+    multiply(dlogits, x.slice(begin, end), dw, {.a = Transpose::yes, .accumulate = true}, kDwTile);
   }
 }
 

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/parallel.h"
+#include "ops/cpu_rows.h"
 
 namespace xmoe::cpu {
 
@@ -17,13 +18,13 @@ void add_range(const A* a, const B* b, Out* out, std::int64_t begin, std::int64_
   // out may be a or b, element by element.
 #pragma omp simd
   for (std::int64_t i = begin; i < end; ++i)
-    out[i] = Out(static_cast<float>(a[i]) + static_cast<float>(b[i]));
+    round_to(static_cast<float>(a[i]) + static_cast<float>(b[i]), out[i]);
 }
 
 template <typename From, typename To>
 void convert_range(const From* from, To* to, std::int64_t begin, std::int64_t end) {
 #pragma omp simd
-  for (std::int64_t i = begin; i < end; ++i) to[i] = To(static_cast<float>(from[i]));
+  for (std::int64_t i = begin; i < end; ++i) round_to(static_cast<float>(from[i]), to[i]);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/parallel.h"
+#include "ops/cpu_rows.h"
 
 namespace xmoe::cpu {
 
@@ -20,10 +21,46 @@ std::int64_t grain_rows(std::int64_t row_bytes) {
   return std::max<std::int64_t>(1, kGrainBytes / std::max<std::int64_t>(1, row_bytes));
 }
 
-template <typename T>
-void add_row(const T* row, std::int64_t count, float* sums) {
+// Adds N rows, in their order, to the sums. N streams at once keep the memory busy where one would wait for
+// it.
+template <std::size_t N, typename T>
+void add_rows(const T* const* rows, std::int64_t columns, float* sums) {
+  std::array<const T*, N> row;
+  std::copy_n(rows, N, row.begin());
 #pragma omp simd
-  for (std::int64_t c = 0; c < count; ++c) sums[c] += static_cast<float>(row[c]);
+  for (std::int64_t c = 0; c < columns; ++c) {
+    float sum = sums[c];
+    for (std::size_t j = 0; j < N; ++j) sum += static_cast<float>(row[j][c]);
+    sums[c] = sum;
+  }
+}
+
+template <typename T>
+void add_rows(const T* const* rows, std::int64_t count, std::int64_t columns, float* sums) {
+  for (; count >= 4; count -= 4, rows += 4) add_rows<4>(rows, columns, sums);
+  if (count == 3) add_rows<3>(rows, columns, sums);
+  if (count == 2) add_rows<2>(rows, columns, sums);
+  if (count == 1) add_rows<1>(rows, columns, sums);
+}
+
+// The sum of the rows that the slots of one token name, into target [H].
+template <typename T>
+void combine_row(const T* from, const std::int32_t* slots, std::int64_t k, std::int64_t width, T* target) {
+  constexpr std::int64_t kSlots = 16;  // named at a time: more than any published top-k
+  std::array<float, kColumns> sums;
+  std::array<const T*, kSlots> rows;
+  for (std::int64_t h = 0; h < width; h += kColumns) {
+    const std::int64_t columns = std::min(kColumns, width - h);
+    std::fill_n(sums.data(), columns, 0.0F);
+    for (std::int64_t first = 0; first < k; first += kSlots) {
+      std::int64_t count = 0;
+      for (std::int64_t j = first; j < std::min(k, first + kSlots); ++j)
+        if (slots[j] >= 0) rows[static_cast<std::size_t>(count++)] = from + slots[j] * width + h;
+      add_rows(rows.data(), count, columns, sums.data());
+    }
+#pragma omp simd
+    for (std::int64_t c = 0; c < columns; ++c) round_to(sums[static_cast<std::size_t>(c)], target[h + c]);
+  }
 }
 
 }  // namespace
@@ -60,22 +97,11 @@ void combine_rows(const Tensor& rows, const Tensor& index, const Tensor& out) {
     auto* to = out.data<T>();
     const std::int64_t row_bytes = width * static_cast<std::int64_t>(sizeof(T)) * (slots + 1);
     parallel_for(index.dim(0), grain_rows(row_bytes), [&](std::int64_t begin, std::int64_t end) {
-      std::array<float, kColumns> sums;
       for (std::int64_t t = begin; t < end; ++t) {
         for (std::int64_t j = 0; j < slots; ++j)
           XMOE_CHECK(ids[t * slots + j] < count, "index[{}, {}] is {}, there are {} rows", t, j,
                      ids[t * slots + j], count);
-        for (std::int64_t h = 0; h < width; h += kColumns) {
-          const std::int64_t columns = std::min(kColumns, width - h);
-          std::fill_n(sums.data(), columns, 0.0F);
-          for (std::int64_t j = 0; j < slots; ++j) {
-            const std::int64_t row = ids[t * slots + j];
-            if (row >= 0) add_row(from + row * width + h, columns, sums.data());
-          }
-          T* target = to + t * width + h;
-#pragma omp simd
-          for (std::int64_t c = 0; c < columns; ++c) target[c] = T(sums[static_cast<std::size_t>(c)]);
-        }
+        combine_row(from, ids + t * slots, slots, width, to + t * width);
       }
     });
   });

@@ -80,8 +80,15 @@ void f32_tile(const GemmTile& t) {
              static_cast<int>(status));
 }
 
-// bf16 on a CPU whose library cannot multiply it: widen, multiply, round.
-void widened_tile(const GemmTile& t) {
+void clear(const GemmTile& t) {
+  for (std::int64_t i = 0; i < t.m; ++i)
+    std::memset(static_cast<std::byte*>(t.c) + static_cast<std::size_t>(i * t.ldc) * size_of(t.output), 0,
+                static_cast<std::size_t>(t.n) * size_of(t.output));
+}
+
+}  // namespace
+
+void gemm_tile_widened(const GemmTile& t) {
   thread_local std::vector<float> a;
   thread_local std::vector<float> b;
   thread_local std::vector<float> c;
@@ -119,14 +126,6 @@ void widened_tile(const GemmTile& t) {
   }
 }
 
-void clear(const GemmTile& t) {
-  for (std::int64_t i = 0; i < t.m; ++i)
-    std::memset(static_cast<std::byte*>(t.c) + static_cast<std::size_t>(i * t.ldc) * size_of(t.output), 0,
-                static_cast<std::size_t>(t.n) * size_of(t.output));
-}
-
-}  // namespace
-
 bool cpu_has_bf16_gemm() {
   static const bool has = [] {
     GemmTile probe;
@@ -152,15 +151,35 @@ void gemm_tile(const GemmTile& t) {
   } else if (cpu_has_bf16_gemm()) {
     bf16_tile(t);
   } else {
-    widened_tile(t);
+    gemm_tile_widened(t);
   }
+}
+
+void gemm_tiles(const GemmTile& whole, std::int64_t rows, std::int64_t columns) {
+  const bool ta = whole.options.a == Transpose::yes;
+  const bool tb = whole.options.b == Transpose::yes;
+  const std::int64_t row_tasks = (whole.m + rows - 1) / rows;
+  const std::int64_t column_tasks = (whole.n + columns - 1) / columns;
+  parallel_tasks(row_tasks * column_tasks, [&](std::int64_t task, int) {
+    const std::int64_t i = task % row_tasks * rows;
+    const std::int64_t j = task / row_tasks * columns;
+    GemmTile t = whole;
+    t.m = std::min(rows, whole.m - i);
+    t.n = std::min(columns, whole.n - j);
+    t.a = static_cast<const std::byte*>(whole.a) +
+          static_cast<std::size_t>(ta ? i : i * whole.lda) * size_of(whole.input);
+    t.b = static_cast<const std::byte*>(whole.b) +
+          static_cast<std::size_t>(tb ? j * whole.ldb : j) * size_of(whole.input);
+    t.c = static_cast<std::byte*>(whole.c) +
+          static_cast<std::size_t>(i * whole.ldc + j) * size_of(whole.output);
+    gemm_tile(t);
+  });
 }
 
 namespace cpu {
 
 void gemm(const Tensor& a, const Tensor& b, const Tensor& c, const GemmOptions& options) {
   const bool ta = options.a == Transpose::yes;
-  const bool tb = options.b == Transpose::yes;
   GemmTile whole;
   whole.m = c.dim(0);
   whole.n = c.dim(1);
@@ -177,22 +196,7 @@ void gemm(const Tensor& a, const Tensor& b, const Tensor& c, const GemmOptions& 
   // Small products get smaller tasks, so that every thread has one.
   const std::int64_t rows =
       std::clamp<std::int64_t>((whole.m + thread_count() - 1) / thread_count(), 1, kTaskRows);
-  const std::int64_t row_tasks = (whole.m + rows - 1) / rows;
-  const std::int64_t column_tasks = (whole.n + kTaskColumns - 1) / kTaskColumns;
-  parallel_tasks(row_tasks * column_tasks, [&](std::int64_t task, int) {
-    const std::int64_t i = task % row_tasks * rows;
-    const std::int64_t j = task / row_tasks * kTaskColumns;
-    GemmTile t = whole;
-    t.m = std::min(rows, whole.m - i);
-    t.n = std::min(kTaskColumns, whole.n - j);
-    t.a = static_cast<const std::byte*>(whole.a) +
-          static_cast<std::size_t>(ta ? i : i * whole.lda) * size_of(whole.input);
-    t.b = static_cast<const std::byte*>(whole.b) +
-          static_cast<std::size_t>(tb ? j * whole.ldb : j) * size_of(whole.input);
-    t.c = static_cast<std::byte*>(whole.c) +
-          static_cast<std::size_t>(i * whole.ldc + j) * size_of(whole.output);
-    gemm_tile(t);
-  });
+  gemm_tiles(whole, rows, kTaskColumns);
 }
 
 }  // namespace cpu

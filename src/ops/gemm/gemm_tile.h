@@ -24,8 +24,15 @@ struct GemmTile {
 
 void gemm_tile(const GemmTile& tile);
 
+// The whole product on all threads, cut into tiles of at most rows x columns. The library rounds differently
+// in tiles of different sizes: with sizes that do not depend on the number of threads, results do not either.
+void gemm_tiles(const GemmTile& whole, std::int64_t rows, std::int64_t columns);
+
 // Whether this CPU multiplies bf16 natively through the library; without it bf16 operands are widened to f32
 // first.
 bool cpu_has_bf16_gemm();
+
+// How gemm_tile multiplies bf16 operands on such a CPU; tests call it on any. Not for m, n or k of 0.
+void gemm_tile_widened(const GemmTile& tile);
 
 }  // namespace xmoe

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/parallel.h"
+#include "ops/cpu_rows.h"
 
 namespace xmoe::cpu {
 
@@ -51,7 +52,7 @@ template <NormKind kind, typename T>
     const float normal = (static_cast<float>(x[i]) - stats.mean) * stats.inverse_deviation;
     float value = normal * static_cast<float>(weight[i]);
     if constexpr (kind == NormKind::layer_norm) value += static_cast<float>(bias[i]);
-    y[i] = T(value);
+    round_to(value, y[i]);
   }
 }
 
@@ -78,7 +79,7 @@ void row_backward(const T* dy, const T* x, const T* weight, RowStats stats, std:
     const float n = (static_cast<float>(x[i]) - stats.mean) * stats.inverse_deviation;
     const auto d = static_cast<float>(dy[i]);
     const float g = d * static_cast<float>(weight[i]);
-    dx[i] = T(static_cast<float>(dx[i]) + stats.inverse_deviation * (g - mean_g - n * mean_gn));
+    round_to(static_cast<float>(dx[i]) + stats.inverse_deviation * (g - mean_g - n * mean_gn), dx[i]);
     dweight[i] += d * n;
     if constexpr (kind == NormKind::layer_norm) dbias[i] += d;
   }

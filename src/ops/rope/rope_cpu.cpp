@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/parallel.h"
+#include "ops/cpu_rows.h"
 
 namespace xmoe::cpu {
 
@@ -21,8 +22,8 @@ void rotate(T* head, const float* angles, float sign, std::int64_t half) {
     const float sine = sign * angles[half + i];
     const auto a = static_cast<float>(head[i]);
     const auto b = static_cast<float>(head[half + i]);
-    head[i] = T(a * cosine - b * sine);
-    head[half + i] = T(b * cosine + a * sine);
+    round_to(a * cosine - b * sine, head[i]);
+    round_to(b * cosine + a * sine, head[half + i]);
   }
 }
 

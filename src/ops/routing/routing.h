@@ -1,19 +1,19 @@
 // From router logits to the choice of experts, and back. All in f32; counts in i64.
 //
-//   scores    softmax over experts (pre_softmax), sigmoid, or raw logits (softmax over the selected ones:
-//   post-softmax) choice    the k best of score + bias; the bias (auxiliary-loss-free balancing, Wang et al.
-//   2024) affects the choice only.
-//             Ties: the lower expert index. NaN never wins over a number.
-//             With groups > 1 experts are split evenly into groups, groups are ranked by the sum of the two
-//             best biased scores of their experts (DeepSeek-V3; by the best one when there is no bias:
-//             DeepSeek-V2), and only experts of the topk_groups best groups are eligible.
-//   weights   scores of the chosen (post-softmax: softmax over the chosen logits), divided by their sum if
-//   normalize_topk, times the
-//             scaling factor. For sigmoid the sum is taken with 1e-20 added.
-//   probs     what the auxiliary loss averages: softmax of the logits over all experts; for sigmoid the
-//   scores divided by their sum.
+//   scores   softmax over experts (pre_softmax), sigmoid, or raw logits (softmax over the selected ones:
+//            post-softmax)
+//   choice   the k best of score + bias; the bias (auxiliary-loss-free balancing, Wang et al. 2024) affects
+//            the choice only. Ties: the lower expert index. NaN never wins over a number.
+//            With groups > 1 experts are split evenly into groups, groups are ranked by the sum of the two
+//            best biased scores of their experts (DeepSeek-V3; by the best one when there is no bias:
+//            DeepSeek-V2), and only experts of the topk_groups best groups are eligible.
+//   weights  scores of the chosen (post-softmax: softmax over the chosen logits), divided by their sum if
+//            normalize_topk, times the scaling factor. For sigmoid the sum is taken with 1e-20 added.
+//   probs    what the auxiliary loss averages: softmax of the logits over all experts; for sigmoid the
+//            scores divided by their sum (1e-20 added).
 //
-// Slots are ordered by decreasing biased score.
+// Slots are ordered by decreasing biased score. Sums over tokens are taken in fixed blocks of tokens, so that
+// they do not depend on the number of threads.
 #pragma once
 
 #include <cstdint>
@@ -40,7 +40,7 @@ void routing_forward(const Context& ctx, const RoutingOptions& options,
                      const Tensor& bias,         // [E] f32, or undefined
                      const Tensor& top_experts,  // [T, k] i32
                      const Tensor& top_weights,  // [T, k] f32
-                     const Tensor& prob_sums,    // [E] f32: sums over tokens of probs (in order of t)
+                     const Tensor& prob_sums,    // [E] f32: sums over tokens of probs
                      const Tensor& counts,       // [E] i64: assignments per expert
                      const Tensor& z_sum);       // [1] f32: sum over tokens of logsumexp(logits)^2
 

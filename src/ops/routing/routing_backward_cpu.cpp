@@ -83,7 +83,7 @@ class Backward {
     start_from_aux(s.dscores);
     if (options_.pre_softmax)
       for (std::int64_t j = 0; j < options_.top_k; ++j) s.dscores[chosen[j]] += s.dchosen[j];
-    const float mean = dot(s.dscores, s.probs);
+    const float mean = dot(s.dscores, s.probs, experts_);
     for (std::int64_t e = 0; e < experts_; ++e) dlogits[e] += s.probs[e] * (s.dscores[e] - mean);
   }
 
@@ -93,7 +93,7 @@ class Backward {
     chosen_gradient(s.scores, chosen, g, s);
     start_from_aux(s.dscores);
     if (d_prob_sums_ != nullptr) {
-      const float mean = dot(s.dscores, s.probs);
+      const float mean = dot(s.dscores, s.probs, experts_);
       for (std::int64_t e = 0; e < experts_; ++e) s.dscores[e] = (s.dscores[e] - mean) / sum;
     }
     for (std::int64_t j = 0; j < options_.top_k; ++j) s.dscores[chosen[j]] += s.dchosen[j];
@@ -107,13 +107,6 @@ class Backward {
     } else {
       std::copy_n(d_prob_sums_, experts_, dscores);
     }
-  }
-
-  float dot(const float* a, const float* b) const {
-    float sum = 0.0F;
-#pragma omp simd reduction(+ : sum)
-    for (std::int64_t e = 0; e < experts_; ++e) sum += a[e] * b[e];
-    return sum;
   }
 
   RoutingOptions options_;

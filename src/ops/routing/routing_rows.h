@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "ops/cpu_math.h"
+#include "ops/cpu_rows.h"
 #include "ops/routing/routing.h"
 
 namespace xmoe::cpu {
@@ -19,9 +20,7 @@ inline constexpr float kSigmoidEpsilon = 1e-20F;
 
 // probs = softmax(logits); returns log sum exp.
 inline float log_sum_exp(const float* logits, std::int64_t experts, float* probs) {
-  float maximum = logits[0];
-#pragma omp simd reduction(max : maximum)
-  for (std::int64_t e = 0; e < experts; ++e) maximum = logits[e] > maximum ? logits[e] : maximum;
+  const float maximum = row_max(logits, experts);
   float sum = 0.0F;
 #pragma omp simd reduction(+ : sum)
   for (std::int64_t e = 0; e < experts; ++e) {

@@ -1,0 +1,84 @@
+#include "ops/elementwise/elementwise.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cmath>
+#include <limits>
+
+#include "ops/elementwise/elementwise_case.h"
+
+namespace xmoe {
+namespace {
+
+constexpr std::array kKinds = {ElementKind::compute, ElementKind::f32};
+// Odd, empty, one, and more than one thread's share.
+const std::array kShapes = {Shape{3, 7}, Shape{0, 5}, Shape{1}, Shape{211, 307}};
+
+TEST(Elementwise, AddsEveryMixOfDtypes) {
+  for (const Shape& shape : kShapes)
+    for (const ElementKind a : kKinds)
+      for (const ElementKind b : kKinds)
+        for (const ElementKind out : kKinds) EXPECT_OK(check(add_case(shape, a, b, out)));
+}
+
+TEST(Elementwise, AddsInPlace) {
+  for (const DType dtype : {DType::f32, DType::bf16})
+    for (const std::size_t target : {std::size_t{0}, std::size_t{1}}) {
+      const OpCase op = add_case({5, 19});
+      OpRun run(op, dtype);
+      run.forward();
+      add(run.context(), run.in[0], run.in[1], run.in[target]);
+      EXPECT_OK(compare_bits(run.in[target], run.out[0], "in place"));
+    }
+}
+
+TEST(Elementwise, ConvertsBetweenDtypes) {
+  for (const Shape& shape : kShapes)
+    for (const ElementKind from : kKinds)
+      for (const ElementKind to : kKinds) EXPECT_OK(check(convert_case(shape, from, to)));
+}
+
+TEST(Elementwise, ConversionKeepsNanAndInfinity) {
+  Arena arena({}, MemoryTag::workspace);
+  const Tensor from = arena.tensor(DType::f32, {40});
+  const Tensor to = arena.tensor(DType::bf16, {40});
+  const double infinity = std::numeric_limits<double>::infinity();
+  fill_random(from, values({std::numeric_limits<double>::quiet_NaN(), infinity, -infinity, 3e38}), Rng(1, 0));
+  convert({arena}, from, to);
+  const auto result = to_doubles(to);
+  for (std::size_t i = 0; i < result.size(); i += 4) {
+    EXPECT_TRUE(std::isnan(result[i]));
+    EXPECT_EQ(result[i + 1], infinity);
+    EXPECT_EQ(result[i + 2], -infinity);
+    EXPECT_TRUE(std::isfinite(result[i + 3]));
+  }
+}
+
+TEST(Elementwise, FillsAndCopiesAnyDtype) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::i32, DType::i64})
+    for (const Shape& shape : kShapes) {
+      Arena arena({}, MemoryTag::workspace);
+      const Tensor from = arena.tensor(dtype, shape);
+      const Tensor to = arena.tensor(dtype, shape);
+      fill_random(from, integers(-9, 10), Rng(1, "from"));
+      fill_random(to, integers(-9, 10), Rng(1, "to"));
+      copy({arena}, from, to);
+      EXPECT_OK(compare_bits(to, from, "copy"));
+      fill_zero({arena}, to);
+      EXPECT_EQ(to_doubles(to), std::vector<double>(static_cast<std::size_t>(shape.numel()), 0.0));
+    }
+}
+
+TEST(Elementwise, ChecksShapes) {
+  Arena arena({}, MemoryTag::workspace);
+  const Context ctx{arena};
+  const Tensor a = arena.zeros(DType::f32, {2, 3});
+  const Tensor b = arena.zeros(DType::f32, {3, 2});
+  EXPECT_THROW(add(ctx, a, b, a), InvariantError);
+  EXPECT_THROW(convert(ctx, a, b), InvariantError);
+  EXPECT_THROW(copy(ctx, a, arena.zeros(DType::bf16, {2, 3})), InvariantError);
+}
+
+}  // namespace
+}  // namespace xmoe

@@ -1,0 +1,74 @@
+#include "ops/reduce/reduce.h"
+
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <cmath>
+#include <limits>
+
+#include "support/op_case.h"
+
+namespace xmoe {
+namespace {
+
+TEST(Reduce, AgreesWithTheReference) {
+  for (const std::int64_t count : {0, 1, 5, 8191, 8192, 8193, 100'003}) {
+    Arena arena({}, MemoryTag::workspace);
+    const Context ctx{arena};
+    const Tensor x = arena.tensor(DType::f32, {count});
+    fill_random(x, normal(1.0, 0.25), Rng(1, "x"));
+    long double total = 0.0L;
+    long double squares = 0.0L;
+    for (const double v : to_doubles(x)) {
+      total += static_cast<long double>(v);
+      squares += static_cast<long double>(v) * static_cast<long double>(v);
+    }
+    // Sums in double: what is left of rounding is far below that of the float inputs.
+    constexpr double kTolerance = 1e-12;
+    EXPECT_NEAR(sum(ctx, x), static_cast<double>(total), kTolerance * static_cast<double>(count + 1));
+    EXPECT_NEAR(sum_of_squares(ctx, x), static_cast<double>(squares),
+                kTolerance * static_cast<double>(count + 1));
+  }
+}
+
+TEST(Reduce, IsTheSameForAnyNumberOfThreads) {
+  Arena arena({}, MemoryTag::workspace);
+  const Context ctx{arena};
+  const Tensor x = arena.tensor(DType::f32, {313, 331});
+  fill_random(x, normal(), Rng(1, "x"));
+  const int threads = omp_get_max_threads();
+  omp_set_num_threads(1);
+  const double one = sum(ctx, x);
+  const double one_squares = sum_of_squares(ctx, x);
+  for (const int count : {2, 3, 5}) {
+    omp_set_num_threads(count);
+    EXPECT_EQ(sum(ctx, x), one);
+    EXPECT_EQ(sum_of_squares(ctx, x), one_squares);
+  }
+  omp_set_num_threads(threads);
+}
+
+TEST(Reduce, ShowsWhatIsNotFinite) {
+  Arena arena({}, MemoryTag::workspace);
+  const Context ctx{arena};
+  const Tensor x = arena.zeros(DType::f32, {20'000});
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                          -std::numeric_limits<float>::infinity()}) {
+    x.data<float>()[19'999] = bad;
+    EXPECT_FALSE(std::isfinite(sum_of_squares(ctx, x)));
+    EXPECT_FALSE(std::isfinite(sum(ctx, x)));
+  }
+  // The square of the largest float is finite in double.
+  x.data<float>()[19'999] = std::numeric_limits<float>::max();
+  EXPECT_TRUE(std::isfinite(sum_of_squares(ctx, x)));
+}
+
+TEST(Reduce, UndefinedAndWrongTensors) {
+  Arena arena({}, MemoryTag::workspace);
+  const Context ctx{arena};
+  EXPECT_EQ(sum_of_squares(ctx, Tensor{}), 0.0);
+  EXPECT_THROW(sum(ctx, arena.zeros(DType::bf16, {2})), InvariantError);
+}
+
+}  // namespace
+}  // namespace xmoe

@@ -1,0 +1,52 @@
+// Steps that fail on some ranks and have to be given up by all.
+#include "train/together.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <string>
+
+#include "distributed/support.h"
+
+namespace xmoe {
+namespace {
+
+using distributed::world;
+
+std::string error_of(const std::function<void()>& step) {
+  try {
+    together(world(), step);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.scope(), ErrorScope::every_rank);
+    return error.what();
+  }
+  return {};
+}
+
+TEST(Together, SucceedsWhenAllDo) {
+  EXPECT_EQ(error_of([] {}), "");
+}
+
+TEST(Together, WhatAllSayIsSaidOnce) {
+  EXPECT_EQ(error_of([] { fail("no disk"); }), "no disk");
+}
+
+TEST(Together, OneRankFailsForAll) {
+  const int last = world().size() - 1;
+  const std::string error = error_of([last] {
+    if (world().rank() == last) fail("no disk");
+  });
+  EXPECT_EQ(error, last == 0 ? "no disk" : fmt::format("rank {}: no disk", last));
+}
+
+TEST(Together, NamesTheRanksOfEveryMessage) {
+  if (world().size() < 4) GTEST_SKIP() << "needs four ranks";
+  const std::string error = error_of([] {
+    if (world().rank() == 0) fail("a");
+    if (world().rank() < 3) fail("b");
+  });
+  EXPECT_EQ(error, "rank 0: a\nrank 1-2: b");
+}
+
+}  // namespace
+}  // namespace xmoe
