@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "base/rng.h"
+#include "bench/support/bench.h"
 #include "data/tokenizer/tokenizer.h"
 #include "data/tokenizer/trainer.h"
-#include "support/bench.h"
 
 namespace xmoe {
 namespace {
