@@ -28,8 +28,8 @@ test:  ## build and run all tests
 bench:  ## measure ops, MoE layer and training step against their bounds; writes build/bench.json
 	tools/install_dependencies.sh build test
 	cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
-	cmake --build $(BUILD) --target xmoe_bench -j $(JOBS)
-	$(BUILD)/xmoe_bench --json $(BUILD)/bench.json
+	cmake --build $(BUILD) --target xmoe_bench xmoe_dispatch_bench -j $(JOBS)
+	tools/run_benchmarks.sh $(BUILD)
 
 # Debug without NDEBUG, so that the checks of hot loops run too; -O1, so that it ends.
 sanitize:  ## run the unit tests under AddressSanitizer and UndefinedBehaviorSanitizer
