@@ -28,15 +28,15 @@ test:  ## build and run all tests
 bench:  ## measure ops, MoE layer and training step against their bounds; writes build/bench.json
 	tools/install_dependencies.sh build test
 	cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
-	cmake --build $(BUILD) --target xmoe_bench -j $(JOBS)
-	$(BUILD)/xmoe_bench --json $(BUILD)/bench.json
+	cmake --build $(BUILD) --target xmoe_bench xmoe_dispatch_bench -j $(JOBS)
+	tools/run_benchmarks.sh $(BUILD)
 
 # Debug without NDEBUG, so that the checks of hot loops run too; -O1, so that it ends.
 sanitize:  ## run the unit tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	tools/install_dependencies.sh build test
 	cmake -S . -B $(SANITIZED) -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 \
 	  -DXMOE_BENCHMARKS=OFF -DXMOE_SANITIZE=address,undefined $(CMAKE_FLAGS)
-	cmake --build $(SANITIZED) -j $(JOBS)
+	cmake --build $(SANITIZED) --target unit_tests -j $(JOBS)
 	tools/run_tests.sh $(SANITIZED) -L unit
 
 lint:  ## check format, clang-tidy and the rules of the house

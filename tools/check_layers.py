@@ -39,7 +39,7 @@ def check_includes(root, problems):
         if room not in BELOW:
             problems.append(f"{path.relative_to(root)}: room '{room}' is not known to tools/check_layers.py")
             continue
-        is_check = path.stem.endswith(("_test", "_bench"))  # these may use tests/ and bench/ as well
+        is_check = path.stem.endswith(("_test", "_bench", "_case", "_cases"))  # these may use tests/ and bench/ as well
         for number, line in enumerate(path.read_text().splitlines(), 1):
             match = INCLUDE.match(line)
             if not match:

@@ -82,7 +82,7 @@ train_tokenizer() {
 }
 
 prepare() {  # TEXT PREFIX
-  build/xmoe data prepare --input "$1" --documents blank-line --tokenizer demo/tokenizer.json --output-prefix "$2"
+  build/xmoe data prepare --input "$1" --split-documents blank-line --tokenizer demo/tokenizer.json --output-prefix "$2"
 }
 
 train() {  # CHECKSUM of the configuration

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
@@ -118,8 +119,9 @@ std::vector<Benchmark>& benchmarks() {
   return all;
 }
 
-void write_json(const std::vector<BenchRow>& rows, const std::string& path) {
-  nlohmann::json list = nlohmann::json::array();
+namespace {
+
+void extend_json(nlohmann::json list, const std::vector<BenchRow>& rows, const std::string& path) {
   for (const auto& row : rows)
     list.push_back({{"name", row.name},
                     {"shape", row.shape},
@@ -129,6 +131,18 @@ void write_json(const std::vector<BenchRow>& rows, const std::string& path) {
                     {"bound", row.bound},
                     {"ratio", row.ratio()}});
   write_file_atomically(path, list.dump(1) + "\n");
+}
+
+}  // namespace
+
+void write_json(const std::vector<BenchRow>& rows, const std::string& path) {
+  extend_json(nlohmann::json::array(), rows, path);
+}
+
+void append_json(const std::vector<BenchRow>& rows, const std::string& path) {
+  auto list = nlohmann::json::array();
+  if (std::filesystem::exists(path)) list = nlohmann::json::parse(read_text_file(path));
+  extend_json(std::move(list), rows, path);
 }
 
 }  // namespace xmoe

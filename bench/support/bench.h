@@ -65,6 +65,8 @@ struct BenchmarkRegistration {
 };
 
 void write_json(const std::vector<BenchRow>& rows, const std::string& path);
+void append_json(const std::vector<BenchRow>& rows,
+                 const std::string& path);  // to the list that the file holds, if there is one
 
 }  // namespace xmoe
 

@@ -4,7 +4,6 @@
 
 #include <CLI/CLI.hpp>
 #include <filesystem>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -14,6 +13,7 @@
 #include "base/log.h"
 #include "base/parallel.h"
 #include "base/timer.h"
+#include "cli/choice_option.h"
 #include "cli/document_options.h"
 #include "data/indexed_dataset/indexed_dataset.h"
 #include "data/prepare/inspect.h"
@@ -73,15 +73,11 @@ void add_prepare(CLI::App& data) {
       data.add_subcommand("prepare", "Tokenize documents into PREFIX.bin and PREFIX.idx (Megatron's format)");
   const auto arguments = std::make_shared<PrepareArguments>();
   arguments->documents.add_to(*command);
-  static const std::map<std::string, TextDocuments> kTextDocuments{{"file", TextDocuments::file},
-                                                                   {"blank-line", TextDocuments::blank_line}};
-  command
-      ->add_option("--split-documents", arguments->documents.reader.text_documents,
-                   "What one document of a text file is: the file, or each block between blank lines. "
-                   "Training, validation and test are split by documents")
-      ->transform(CLI::CheckedTransformer(kTextDocuments).description(""))
-      ->type_name("file|blank-line")
-      ->default_str("file");
+  add_choice<TextDocuments>(
+      *command, "--split-documents", arguments->documents.reader.text_documents,
+      {{"file", TextDocuments::file}, {"blank-line", TextDocuments::blank_line}},
+      "What one document of a text file is: the file, or each block between blank lines. "
+      "Training, validation and test are split by documents");
   command
       ->add_option("--tokenizer", arguments->tokenizer,
                    "tokenizer.json, or GPT-2's vocab.json with merges.txt beside it")
@@ -113,7 +109,7 @@ void add_inspect(CLI::App& data) {
   auto* command =
       data.add_subcommand("inspect", "Print what is in PREFIX.bin and PREFIX.idx, and verify them");
   const auto arguments = std::make_shared<InspectArguments>();
-  command->add_option("prefix", arguments->prefixes, "Indexed datasets")->required()->type_name("PREFIX ...");
+  command->add_option("prefix", arguments->prefixes, "Indexed datasets")->required()->type_name("PREFIX");
   command
       ->add_option("--tokenizer", arguments->tokenizer,
                    "Check token ids against its vocabulary, and show text")

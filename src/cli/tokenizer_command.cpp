@@ -8,16 +8,17 @@
 #include <filesystem>
 #include <iostream>
 #include <iterator>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "base/error.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/timer.h"
+#include "cli/choice_option.h"
 #include "cli/document_options.h"
 #include "data/tokenizer/tokenizer.h"
 #include "data/tokenizer/trainer.h"
@@ -38,9 +39,17 @@ struct CodeArguments {
   bool added_tokens = false;
 };
 
+// Before the work is done rather than after it.
+void create_folder_of(const std::filesystem::path& file) {
+  std::error_code error;
+  if (file.has_parent_path()) std::filesystem::create_directories(file.parent_path(), error);
+  if (error) fail("cannot create the folder of {}: {}", file.string(), error.message());
+}
+
 void train(const TrainArguments& arguments) {
   const Timer timer;
   DocumentReader reader(arguments.documents.inputs, arguments.documents.reader);
+  create_folder_of(arguments.output);
   const Tokenizer tokenizer(train_vocabulary(reader, arguments.trainer));
   tokenizer.save(arguments.output);
   if (tokenizer.vocab_size() < arguments.trainer.vocab_size)
@@ -95,20 +104,16 @@ void add_train(CLI::App& tokenizer) {
   command->add_option("--output", arguments->output, "tokenizer.json to write, in Hugging Face's format")
       ->required()
       ->type_name("FILE");
-  static const std::map<std::string, PreTokenizerKind> kKinds{{"gpt2", PreTokenizerKind::gpt2},
-                                                              {"qwen", PreTokenizerKind::qwen},
-                                                              {"llama3", PreTokenizerKind::llama3}};
-  command
-      ->add_option("--pre-tokenizer", arguments->trainer.pre_tokenizer,
-                   "Pattern that cuts text into words: of GPT-2; of Qwen (each digit alone); of Llama-3 (up "
-                   "to three digits)")
-      ->transform(CLI::CheckedTransformer(kKinds).description(""))
-      ->type_name("gpt2|qwen|llama3")
-      ->default_str("gpt2");
+  add_choice<PreTokenizerKind>(*command, "--pre-tokenizer", arguments->trainer.pre_tokenizer,
+                               {{"gpt2", PreTokenizerKind::gpt2},
+                                {"qwen", PreTokenizerKind::qwen},
+                                {"llama3", PreTokenizerKind::llama3}},
+                               "Pattern that cuts text into words: of GPT-2; of Qwen (each digit alone); of "
+                               "Llama-3 (up to three digits)");
   command
       ->add_option("--special-tokens", arguments->trainer.special_tokens,
                    "Tokens that text never produces. <|endoftext|> ends documents: keep it among them")
-      ->type_name("TOKEN ...")
+      ->type_name("TOKEN")
       ->capture_default_str();
   command
       ->add_option("--min-frequency", arguments->trainer.min_frequency,

@@ -49,6 +49,7 @@ class Communicator {
   virtual std::unique_ptr<Communicator> split(int color, int key, const std::string& name) = 0;
 
   virtual const Traffic& traffic() const = 0;
+  virtual const Arena& scratch() const = 0;  // where reductions are summed
 
   // Conveniences built from the above, for host-side values.
   double all_reduce(double value, ReduceOp op);  // sum in rank order, in double

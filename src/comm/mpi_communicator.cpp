@@ -84,6 +84,7 @@ class MpiCommunicator final : public Communicator {
   int size() const override { return size_; }
   const std::string& name() const override { return name_; }
   const Traffic& traffic() const override { return traffic_; }
+  const Arena& scratch() const override { return scratch_; }
 
   void all_reduce(const Tensor& values, ReduceOp op) override;
   void all_gather(const Tensor& input, const Tensor& output) override;

@@ -49,10 +49,12 @@ class SelfCommunicator final : public Communicator {
     return make_self_communicator(name);
   }
   const Traffic& traffic() const override { return traffic_; }
+  const Arena& scratch() const override { return scratch_; }
 
  private:
   std::string name_;
   Traffic traffic_;
+  Arena scratch_{Device{}, MemoryTag::communication};  // never needed
 };
 
 }  // namespace

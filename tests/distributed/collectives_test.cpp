@@ -245,6 +245,25 @@ TEST(Collectives, TrafficCountsWhatLeavesTheRank) {
   EXPECT_EQ(bytes, off_rank * 7 * 2);
 }
 
+TEST(Collectives, ScratchIsBoundedAndAllocatedOnce) {
+  const auto group = world().split(0, world().rank(), "scratch");
+  std::vector<float> values(static_cast<std::size_t>(3 << 20));  // three chunks
+  std::vector<float> part(values.size() / static_cast<std::size_t>(world().size()));
+  const auto collectives = [&] {
+    group->all_reduce(view(values), ReduceOp::sum);
+    group->all_reduce(view(values).slice(0, 3), ReduceOp::max);
+    group->reduce_scatter(view(values).slice(0, static_cast<std::int64_t>(part.size()) * world().size()),
+                          view(part));
+  };
+  collectives();
+  collectives();  // the chunks of the first time are joined
+  const auto allocations = group->scratch().device_allocations();
+  for (int i = 0; i < 3; ++i) collectives();
+  EXPECT_EQ(group->scratch().device_allocations(), allocations);
+  EXPECT_EQ(group->scratch().in_use(), 0U);
+  EXPECT_LE(group->scratch().reserved(), std::size_t{16} << 20);
+}
+
 TEST(Collectives, Conveniences) {
   const int ranks = world().size();
   const int me = world().rank();

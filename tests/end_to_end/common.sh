@@ -32,9 +32,9 @@ prepare_data() {
   make_text 60 text.txt
   make_text 9 heldout.txt
   "$xmoe" tokenizer train --input text.txt --vocab-size 320 --output tokenizer.json 2>prepare.log
-  "$xmoe" data prepare --input text.txt --documents blank-line --tokenizer tokenizer.json --output-prefix data \
+  "$xmoe" data prepare --input text.txt --split-documents blank-line --tokenizer tokenizer.json --output-prefix data \
     2>>prepare.log
-  "$xmoe" data prepare --input heldout.txt --documents blank-line --tokenizer tokenizer.json --output-prefix heldout \
+  "$xmoe" data prepare --input heldout.txt --split-documents blank-line --tokenizer tokenizer.json --output-prefix heldout \
     2>>prepare.log
 }
 

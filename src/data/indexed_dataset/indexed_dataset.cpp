@@ -1,5 +1,7 @@
 #include "data/indexed_dataset/indexed_dataset.h"
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 #include <string>
 
@@ -23,8 +25,6 @@ decltype(auto) with_type(TokenType type, F&& f) {
   switch (type) {
     case TokenType::u8:
       return f(std::uint8_t{});
-    case TokenType::i8:
-      return f(std::int8_t{});
     case TokenType::i16:
       return f(std::int16_t{});
     case TokenType::i32:
@@ -47,8 +47,6 @@ std::string_view name_of(TokenType type) {
   switch (type) {
     case TokenType::u8:
       return "u8";
-    case TokenType::i8:
-      return "i8";
     case TokenType::i16:
       return "i16";
     case TokenType::i32:
@@ -90,9 +88,9 @@ void IndexedDataset::check_sizes() {
   const auto version = load<std::uint64_t>(bytes.data() + idx::kVersionOffset);
   if (version != idx::kVersion) fail("{}: version {}; expected {}", path, version, idx::kVersion);
   const auto type = load<std::uint8_t>(bytes.data() + idx::kTypeOffset);
-  if (type == 6 || type == 7 || type == 0 || type > 8)
-    fail("{}: dtype {}; expected token ids: 1 (u8), 2 (i8), 3 (i16), 4 (i32), 5 (i64) or 8 (u16)", path,
-         type);
+  constexpr std::array<std::uint8_t, 5> kTokenTypes{1, 3, 4, 5, 8};
+  if (std::find(kTokenTypes.begin(), kTokenTypes.end(), type) == kTokenTypes.end())
+    fail("{}: dtype {}; expected token ids: 1 (u8), 3 (i16), 4 (i32), 5 (i64) or 8 (u16)", path, type);
   type_ = static_cast<TokenType>(type);
   const auto sequences = load<std::uint64_t>(bytes.data() + idx::kSequencesOffset);
   const auto entries = load<std::uint64_t>(bytes.data() + idx::kDocumentsOffset);

@@ -14,7 +14,7 @@
 namespace xmoe {
 
 // Values are those of the file's dtype byte.
-enum class TokenType : std::uint8_t { u8 = 1, i8 = 2, i16 = 3, i32 = 4, i64 = 5, u16 = 8 };
+enum class TokenType : std::uint8_t { u8 = 1, i16 = 3, i32 = 4, i64 = 5, u16 = 8 };
 
 std::size_t size_of(TokenType type);
 std::string_view name_of(TokenType type);

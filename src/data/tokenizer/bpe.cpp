@@ -104,7 +104,11 @@ void Bpe::merge_short(Scratch& scratch) const {
 }
 
 void Bpe::merge_long(Scratch& scratch) const {
-  auto& [ids, ranks, next, previous, heap] = scratch;
+  auto& ids = scratch.ids;
+  auto& ranks = scratch.ranks;
+  auto& next = scratch.next;
+  auto& previous = scratch.previous;
+  auto& heap = scratch.heap;
   // A linked list of symbols and a heap of (rank, position); an entry whose pair has changed since is
   // skipped.
   const auto count = static_cast<std::int32_t>(ids.size());

@@ -216,6 +216,7 @@ Vocabulary train_vocabulary(DocumentReader& reader, const TrainerOptions& option
   check_options(options);
   const PreTokenizer pre_tokenizer(options.pre_tokenizer);
   std::vector<PieceCounter> counters;
+  counters.reserve(static_cast<std::size_t>(thread_count()));
   for (int thread = 0; thread < thread_count(); ++thread) counters.emplace_back(pre_tokenizer);
   {
     constexpr double kMegabyte = 1e6;

@@ -1,0 +1,83 @@
+#include "base/rng.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cmath>
+#include <set>
+
+namespace xmoe {
+namespace {
+
+// The published known-answer vectors of Philox4x32-10.
+TEST(Philox, KnownAnswers) {
+  using Words = std::array<std::uint32_t, 4>;
+  EXPECT_EQ(philox(0, 0, 0), (Words{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+  constexpr std::uint64_t kOnes = ~std::uint64_t{0};
+  EXPECT_EQ(philox(kOnes, kOnes, kOnes), (Words{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+  EXPECT_EQ(philox(0x299f31d0a4093822, 0x0370734413198a2e, 0x85a308d3243f6a88),
+            (Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
+}
+
+TEST(Rng, IsAFunctionOfSeedStreamAndCounter) {
+  const Rng a(1, "embedding");
+  EXPECT_EQ(a.bits(7), Rng(1, "embedding").bits(7));
+  std::set<std::uint64_t> distinct = {a.bits(7), a.bits(8), Rng(2, "embedding").bits(7),
+                                      Rng(1, "output").bits(7), Rng(1, 0).bits(7)};
+  EXPECT_EQ(distinct.size(), 5U);
+}
+
+TEST(Rng, UniformMoments) {
+  const Rng rng(3, "uniform");
+  constexpr int kCount = 100'000;
+  double sum = 0.0;
+  double squares = 0.0;
+  for (int i = 0; i < kCount; ++i) {
+    const double u = rng.uniform(static_cast<std::uint64_t>(i));
+    ASSERT_GE(u, 0.0);
+    ASSERT_LT(u, 1.0);
+    sum += u;
+    squares += u * u;
+  }
+  // Five standard errors: sqrt(1/12) and sqrt(4/45) over the square root of the count.
+  const double root = std::sqrt(static_cast<double>(kCount));
+  EXPECT_NEAR(sum / kCount, 0.5, 5.0 * std::sqrt(1.0 / 12.0) / root);
+  EXPECT_NEAR(squares / kCount, 1.0 / 3.0, 5.0 * std::sqrt(4.0 / 45.0) / root);
+}
+
+TEST(Rng, NormalMoments) {
+  const Rng rng(4, "normal");
+  constexpr int kCount = 100'000;
+  std::array<double, 4> moments{};
+  double neighbours = 0.0;
+  double previous = 0.0;
+  for (int i = 0; i < kCount; ++i) {
+    const double z = rng.normal(static_cast<std::uint64_t>(i));
+    double power = 1.0;
+    for (double& m : moments) m += (power *= z) / kCount;
+    neighbours += z * previous / kCount;
+    previous = z;
+  }
+  // Moments 0, 1, 0, 3, within five standard errors: the variances of z, z^2, z^3 and z^4 are 1, 2, 15
+  // and 96.
+  const double root = std::sqrt(static_cast<double>(kCount));
+  EXPECT_NEAR(moments[0], 0.0, 5.0 / root);
+  EXPECT_NEAR(moments[1], 1.0, 5.0 * std::sqrt(2.0) / root);
+  EXPECT_NEAR(moments[2], 0.0, 5.0 * std::sqrt(15.0) / root);
+  EXPECT_NEAR(moments[3], 3.0, 5.0 * std::sqrt(96.0) / root);
+  EXPECT_NEAR(neighbours, 0.0, 5.0 / root);  // one counter says nothing about the next
+}
+
+TEST(Rng, BelowCoversItsRangeEvenly) {
+  const Rng rng(5, "below");
+  constexpr std::uint64_t kBound = 7;
+  constexpr int kCount = 70'000;
+  std::array<int, kBound> counts{};
+  for (int i = 0; i < kCount; ++i) ++counts.at(rng.below(static_cast<std::uint64_t>(i), kBound));
+  const double expected = static_cast<double>(kCount) / kBound;
+  for (const int count : counts) EXPECT_NEAR(count, expected, 5.0 * std::sqrt(expected));
+  EXPECT_EQ(rng.below(9, 1), 0U);
+}
+
+}  // namespace
+}  // namespace xmoe

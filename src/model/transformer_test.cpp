@@ -1,0 +1,212 @@
+// The model as a whole. Parity with PyTorch and equality over ranks are tested in tests/.
+#include "model/transformer.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "base/rng.h"
+#include "ops/cross_entropy/cross_entropy.h"
+
+namespace xmoe {
+namespace {
+
+ModelConfig small_model() {
+  ModelConfig c;
+  c.layers = 3;
+  c.hidden = 24;
+  c.ffn_hidden = 40;
+  c.heads = 4;
+  c.kv_heads = 2;
+  c.vocabulary = 50;
+  c.seq_length = 9;
+  c.norm = NormKind::rms_norm;
+  c.first_k_dense = 1;
+  c.moe.router.experts = 6;
+  c.moe.router.top_k = 2;
+  c.moe.router.pre_softmax = true;
+  c.moe.router.aux_loss_coeff = 1e-2;
+  c.moe.router.z_loss_coeff = 1e-3;
+  c.moe.ffn_hidden = 12;
+  c.moe.shared_ffn_hidden = 8;
+  c.moe.activation = Activation::swiglu;
+  c.resolve();
+  return c;
+}
+
+class TransformerTest : public testing::Test {
+ protected:
+  TransformerTest() : world(make_self_communicator()), mesh(*world, 1), memory({}, MemoryTag::workspace) {}
+
+  // A batch that differs with `number`.
+  void fill_batch(const ModelConfig& c, std::int64_t batch, std::uint64_t number) {
+    tokens = memory.tensor(DType::i32, {batch * c.seq_length});
+    targets = memory.tensor(DType::i32, {batch * c.seq_length});
+    const Rng rng(number, "batch");
+    for (std::int64_t i = 0; i < tokens.dim(0); ++i) {
+      tokens.data<std::int32_t>()[i] =
+          static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(2 * i), 50));
+      targets.data<std::int32_t>()[i] =
+          static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(2 * i + 1), 50));
+    }
+  }
+  static std::int64_t allocations(const Transformer& model) {
+    std::int64_t n = 0;
+    for (const auto* arena : model.arenas()) n += arena->device_allocations();
+    return n;
+  }
+
+  std::unique_ptr<Communicator> world;
+  Mesh mesh;
+  Arena memory;
+  Tensor tokens, targets;
+};
+
+TEST_F(TransformerTest, SteadyStateAllocatesNothing) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    Transformer model(small_model(), dtype, mesh, 1, true);
+    // Warm-up: the first step finds out how much is needed, the second begins with it in one piece.
+    fill_batch(model.config(), 3, 0);
+    for (int i = 0; i < 2; ++i) model.forward_backward(tokens, targets, 3, 1.0);
+    const std::int64_t before = allocations(model);
+    // Without dropping, every batch routes the same number of rows in all, however they fall on the experts.
+    for (std::uint64_t i = 1; i < 6; ++i) {
+      fill_batch(model.config(), 3, i);
+      model.forward_backward(tokens, targets, 3, 1.0);
+    }
+    EXPECT_EQ(allocations(model), before);
+  }
+}
+
+TEST_F(TransformerTest, EveryGradientAgreesWithFiniteDifferences) {
+  // f32 throughout: differences are good to a few digits, which is enough to find a term that is missing or
+  // wrong between ops.
+  ModelConfig c = small_model();
+  Transformer model(c, DType::f32, mesh, 3, true);
+  for (auto& p : model.parameters().all())  // larger than at initialisation, so that the loss bends
+    for (std::int64_t i = 0; i < p.value.numel(); ++i)
+      p.value.data<float>()[i] *= p.value.rank() > 1 ? 10.0F : 1.0F;
+  // A batch in which every choice of experts is clear: at a tie the loss jumps, and has no slope.
+  fill_batch(c, 2, 8);
+  model.clear_gradients();
+  model.forward_backward(tokens, targets, 2, 1.0);
+  std::vector<std::vector<float>> gradients;
+  for (const auto& p : model.parameters().all())
+    gradients.emplace_back(p.grad.data<float>(), p.grad.data<float>() + p.grad.numel());
+  const auto loss = [&] {
+    const MicroBatchResult r = model.forward_backward(tokens, targets, 2, 1.0);
+    return r.lm_loss + r.aux_loss + r.z_loss;
+  };
+  std::size_t index = 0;
+  for (auto& p : model.parameters().all()) {
+    // Along the gradient itself: the slope is its norm, large against the rounding of the loss.
+    const auto& g = gradients[index++];
+    double norm = 0.0;
+    for (const float v : g) norm += static_cast<double>(v) * static_cast<double>(v);
+    norm = std::sqrt(norm);
+    ASSERT_GT(norm, 0.0) << p.name;
+    const double step = 2e-3;
+    const std::vector<float> kept(p.value.data<float>(), p.value.data<float>() + p.value.numel());
+    double values[2];
+    for (int side = 0; side < 2; ++side) {
+      for (std::size_t i = 0; i < g.size(); ++i)
+        p.value.data<float>()[i] = kept[i] + static_cast<float>((side == 0 ? step : -step) / norm) * g[i];
+      values[side] = loss();
+    }
+    std::copy(kept.begin(), kept.end(), p.value.data<float>());
+    EXPECT_NEAR((values[0] - values[1]) / (2.0 * step), norm, 0.02 * norm + 2e-3) << p.name;
+  }
+}
+
+TEST_F(TransformerTest, DecodingEqualsTheForwardOfTheWholeSequence) {
+  Transformer model(small_model(), DType::f32, mesh, 5, false);
+  fill_batch(model.config(), 2, 1);
+  const std::int64_t seq = model.config().seq_length;
+  const std::int64_t vocabulary = model.config().vocabulary;
+  const Tensor whole = memory.tensor(DType::f32, {2 * seq, vocabulary});
+  model.logits(tokens, 2, whole);
+  KeyValueCache cache = model.make_cache(memory, 2);
+  const Tensor token = memory.tensor(DType::i32, {2});
+  const Tensor one = memory.tensor(DType::f32, {2, vocabulary});
+  for (std::int64_t s = 0; s < seq; ++s) {
+    for (std::int64_t b = 0; b < 2; ++b)
+      token.data<std::int32_t>()[b] = tokens.data<std::int32_t>()[b * seq + s];
+    model.decode(token, cache, one);
+    for (std::int64_t b = 0; b < 2; ++b)
+      for (std::int64_t v = 0; v < vocabulary; ++v)
+        ASSERT_NEAR(one.data<float>()[b * vocabulary + v],
+                    whole.data<float>()[(b * seq + s) * vocabulary + v], 1e-5)
+            << "position " << s;
+  }
+  EXPECT_THROW(model.decode(token, cache, one), InvariantError);
+}
+
+TEST_F(TransformerTest, EvaluationGivesTheLossOfTraining) {
+  Transformer model(small_model(), DType::f32, mesh, 5, true);
+  fill_batch(model.config(), 2, 1);
+  targets.data<std::int32_t>()[4] = kIgnoredTarget;
+  const Tensor losses = memory.tensor(DType::f32, {tokens.dim(0)});
+  model.evaluate(tokens, targets, 2, losses);
+  double sum = 0.0;
+  for (std::int64_t i = 0; i < losses.dim(0); ++i) sum += static_cast<double>(losses.data<float>()[i]);
+  EXPECT_EQ(losses.data<float>()[4], 0.0F);
+  const MicroBatchResult r = model.forward_backward(tokens, targets, 2, 1.0);
+  EXPECT_NEAR(r.lm_loss, sum / static_cast<double>(tokens.dim(0) - 1), 1e-6);
+}
+
+TEST_F(TransformerTest, NamesWhereAValueStopsBeingFinite) {
+  const auto located = [&](const std::string& name) {
+    Transformer model(small_model(), DType::f32, mesh, 5, true);
+    fill_batch(model.config(), 2, 1);
+    for (auto& p : model.parameters().all())
+      if (p.name == name) p.value.data<float>()[0] = std::numeric_limits<float>::quiet_NaN();
+    model.forward_backward(tokens, targets, 2, 1.0);
+    return model.locate_non_finite();
+  };
+  EXPECT_EQ(located("nothing"), "");
+  EXPECT_EQ(located("layers.1.attention.out"), "the output of attention in layer 1");
+  EXPECT_EQ(located("layers.2.moe.router.weight"), "the router logits of layer 2");
+  EXPECT_EQ(located("layers.1.moe.shared.w2"), "the output of layer 1");
+}
+
+TEST_F(TransformerTest, BiasMovesTowardsEvenLoad) {
+  ModelConfig c = small_model();
+  c.moe.router.score_function = ScoreFunction::sigmoid;
+  c.moe.router.expert_bias = true;
+  c.moe.router.bias_update_rate = 0.5;
+  Transformer model(c, DType::f32, mesh, 5, true);
+  fill_batch(c, 2, 1);
+  model.clear_counts();
+  model.forward_backward(tokens, targets, 2, 1.0);
+  model.update_expert_bias();
+  const auto* counts = model.expert_counts()[0].data<std::int64_t>();
+  std::int64_t total = 0;
+  for (int e = 0; e < 6; ++e) total += counts[e];
+  EXPECT_EQ(total, 2 * 9 * 2);
+  for (const auto& p : model.parameters().all()) {
+    if (p.name != "layers.1.moe.router.bias") continue;
+    for (int e = 0; e < 6; ++e) {
+      const float expected = counts[e] * 6 < total ? 0.5F : counts[e] * 6 > total ? -0.5F : 0.0F;
+      EXPECT_EQ(p.value.data<float>()[e], expected) << "expert " << e << " with " << counts[e];
+    }
+  }
+}
+
+TEST_F(TransformerTest, InitialValuesDoNotDependOnTheLayout) {
+  ParameterSet whole(0, 1);
+  ParameterSet half(1, 2);
+  const ParameterSpec spec{
+      .name = "w", .global_shape = {4, 3}, .replication = Replication::expert, .init_std = 1.0};
+  Arena values({}, MemoryTag::parameters);
+  whole.declare(spec);
+  half.declare(spec);
+  whole.allocate(values, nullptr, 9);
+  half.allocate(values, nullptr, 9);
+  ASSERT_EQ(half.all()[0].value.shape(), (Shape{2, 3}));
+  for (int i = 0; i < 6; ++i)
+    EXPECT_EQ(half.all()[0].value.data<float>()[i], whole.all()[0].value.data<float>()[6 + i]);
+}
+
+}  // namespace
+}  // namespace xmoe
