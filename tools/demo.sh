@@ -21,7 +21,14 @@ if [ "$cores" -lt "$ranks" ]; then
 fi
 
 interrupted=
-trap 'interrupted=1' INT TERM
+launcher=
+# mpirun gives its ranks a second to live after Ctrl-C, too little to save a checkpoint. So it runs in a session of its own, and
+# the ranks are told directly.
+stop() {
+  interrupted=1
+  [ -z "$launcher" ] || kill -TERM $(cat "/proc/$launcher/task/$launcher/children" 2>/dev/null) 2>/dev/null || true
+}
+trap stop INT TERM HUP
 timings=()
 
 # say TITLE COMMAND...: runs a step and keeps its time. (Inside of a step `set -e` does not hold: the status is asked for.)
@@ -85,16 +92,23 @@ prepare() {  # TEXT PREFIX
   build/xmoe data prepare --input "$1" --split-documents blank-line --tokenizer demo/tokenizer.json --output-prefix "$2"
 }
 
-train() {  # CHECKSUM of the configuration
+train() {  # CHECKSUM of the configuration, which makes it a part of the command
   # A checkpoint of another configuration is in the way, an interrupted one of this configuration is welcome.
   if [ "$(cat demo/checkpoint.configuration 2>/dev/null)" != "$history" ]; then
     rm -rf demo/checkpoint demo/metrics.jsonl
     printf '%s' "$history" >demo/checkpoint.configuration
   fi
   echo "$ranks ranks, $threads thread(s) each"
-  OMP_NUM_THREADS=$threads mpirun -n "$ranks" build/xmoe train --config "$model" --config "$run" \
+  OMP_NUM_THREADS=$threads setsid mpirun -n "$ranks" build/xmoe train --config "$model" --config "$run" \
     --tokenizer demo/tokenizer.json --data-path demo/train --save demo/checkpoint --load demo/checkpoint \
-    --metrics-file demo/metrics.jsonl
+    --metrics-file demo/metrics.jsonl &
+  launcher=$!
+  local status=0
+  while wait "$launcher" && status=0 || status=$?; kill -0 "$launcher" 2>/dev/null; do
+    :  # a signal ended the wait, not the training
+  done
+  launcher=
+  return "$status"
 }
 
 evaluate() {

@@ -29,19 +29,21 @@ refused() {
     echo "--- $name: $problem"
     sed 's/^/    /' "$name.log" | head -30
   else
-    echo "ok  $name: $(grep -m 1 'error: ' "$name.log" | cut -c 1-150)"
+    echo "ok  $name: $(sed -n '/error: /,+1p' "$name.log" | tr -s '\n ' ' ' | cut -c 1-200)"
   fi
 }
 
-train_refused() {  # NAME PATTERNS... -- further flags
-  local name="$1" patterns=()
+train_refused() {  # NAME PATTERNS... -- further flags; the good data and tokenizer unless they name their own
+  local name="$1" patterns=() flags=("${common_flags[@]}")
   shift
   while [ "$1" != -- ]; do
     patterns+=("$1")
     shift
   done
   shift
-  refused "$name" "${patterns[@]}" -- mpirun -n 2 "$xmoe" train "${train_flags[@]}" "$@"
+  [[ " $* " == *" --data-path "* ]] || flags+=(--data-path data)
+  [[ " $* " == *" --tokenizer "* ]] || flags+=(--tokenizer tokenizer.json)
+  refused "$name" "${patterns[@]}" -- mpirun -n 2 "$xmoe" train "${flags[@]}" "$@"
 }
 
 copy_data() {  # NAME
@@ -69,8 +71,8 @@ cp data.idx empty.idx
 train_refused empty_bin 'empty\.bin' -- --data-path empty
 
 # Tokenizers and text.
-echo '{"model": {"type": "WordPiece", "vocab": {}}}' >wordpiece.json
-train_refused unsupported_tokenizer 'wordpiece\.json' 'WordPiece' 'BPE' -- --tokenizer wordpiece.json
+echo '{"pre_tokenizer": {"type": "BertPreTokenizer"}, "model": {"type": "WordPiece", "vocab": {"a": 0}}}' >bert.json
+train_refused unsupported_tokenizer 'bert\.json' 'WordPiece|BertPreTokenizer' 'BPE|ByteLevel' -- --tokenizer bert.json
 echo '{"model": ' >broken.json
 train_refused corrupt_tokenizer 'broken\.json' -- --tokenizer broken.json
 refused missing_text 'no_text\.txt' -- "$xmoe" data prepare --input no_text.txt --tokenizer tokenizer.json \
@@ -90,8 +92,8 @@ train_refused missing_config 'nowhere\.toml' -- --config nowhere.toml
 printf 'num-layers = 2\nhidden-size = "wide"\n' >wrong.toml
 train_refused wrong_config 'wrong\.toml' 'hidden-size' -- --config wrong.toml
 
-# Numbers.
-train_refused non_finite 'layer|embedding|loss' -- --init-method-std 1e30
+# Numbers. Weights so large that products of two activations overflow, but not their own squares: a norm would hide those.
+train_refused non_finite 'layer|embedding|norm' '3' -- --init-method-std 1e15
 
 # Checkpoints.
 train_refused another_model 'hidden-size|hidden_size' '32' '40' -- --hidden-size 40 --load good

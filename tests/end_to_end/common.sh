@@ -44,9 +44,8 @@ model_flags=(--num-layers 2 --hidden-size 32 --ffn-hidden-size 48 --num-attentio
   --seq-length 32 --normalization RMSNorm --swiglu --num-experts 8 --moe-router-topk 3 --moe-ffn-hidden-size 16
   --moe-shared-expert-intermediate-size 24 --moe-first-k-dense 1 --moe-router-score-function sigmoid
   --moe-router-norm-topk-prob --moe-router-enable-expert-bias --moe-aux-loss-coeff 0.001)
-train_flags=("${model_flags[@]}" --data-path data --tokenizer tokenizer.json --micro-batch-size 2 --global-batch-size 8
-  --train-iters 6 --lr 3e-3 --min-lr 3e-4 --lr-decay-style cosine --lr-warmup-iters 2 --log-interval 1
-  --eval-interval 3 --eval-iters 1 --expert-model-parallel-size 2)
+common_flags=("${model_flags[@]}" --micro-batch-size 2 --global-batch-size 8 --train-iters 6 --lr 3e-3 --min-lr 3e-4 --lr-decay-style cosine --lr-warmup-iters 1 --log-interval 1 --eval-interval 3 --eval-iters 1 --expert-model-parallel-size 2)
+train_flags=("${common_flags[@]}" --data-path data --tokenizer tokenizer.json)
 
 train() {  # further flags
   mpirun -n 2 "$xmoe" train "${train_flags[@]}" "$@"

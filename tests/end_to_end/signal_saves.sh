@@ -9,7 +9,7 @@ course=(--train-iters 1000000 --lr-decay-style constant --eval-interval 1000000)
 # Sends SIGNAL to the ranks (not to mpirun, which would end them its own way) once three iterations are done.
 interrupt_training() {  # SIGNAL DIRECTORY
   local status=0 waited=0
-  train "${course[@]}" --save "$2" --metrics-file "$2.jsonl" >"$2.log" 2>&1 &
+  mpirun -n 2 "$xmoe" train "${train_flags[@]}" "${course[@]}" --save "$2" --metrics-file "$2.jsonl" >"$2.log" 2>&1 &
   local launcher=$!
   until [ "$(grep -c '"lm_loss"' "$2.jsonl" 2>/dev/null)" -ge 3 ] 2>/dev/null; do
     sleep 0.1
