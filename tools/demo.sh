@@ -140,4 +140,4 @@ printf '\n'
 printf '%s\n' "${timings[@]}"
 printf '%5d s  in all\n\n' $((SECONDS - begin))
 bits=$(sed -n 's/.*"bits_per_byte": *\([0-9.eE+-]*\).*/\1/p' demo/evaluation.json)
-echo "held-out bits per byte: $bits"
+LC_ALL=C printf 'held-out bits per byte: %.4f\n' "$bits"

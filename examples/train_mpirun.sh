@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Trains a model on one machine, or on several that mpirun reaches, with your own text.
+#
+#   examples/train_mpirun.sh TEXT_OR_JSONL [RANKS]
+#
+# Makes out/tokenizer.json, out/train.{bin,idx} and out/checkpoint; run it again to carry on from the last checkpoint.
+set -euo pipefail
+
+text="$1"
+ranks="${2:-2}"
+xmoe="${XMOE:-build/xmoe}"
+out="${OUT:-out}"
+mkdir -p "$out"
+
+[ -f "$out/tokenizer.json" ] ||
+  "$xmoe" tokenizer train --input "$text" --vocab-size 8192 --output "$out/tokenizer.json"
+[ -f "$out/train.idx" ] ||
+  "$xmoe" data prepare --input "$text" --split-documents blank-line --tokenizer "$out/tokenizer.json" \
+    --output-prefix "$out/train"
+
+# The cores are shared out to the ranks; each computes with its threads and talks to the others through MPI. Experts are spread over
+# all ranks.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(( ($(nproc) + ranks - 1) / ranks ))}"
+exec mpirun -n "$ranks" --bind-to none "$xmoe" train \
+  --config configs/models/demo.toml \
+  --tokenizer "$out/tokenizer.json" --data-path "$out/train" --split 98,2,0 \
+  --expert-model-parallel-size "$ranks" \
+  --micro-batch-size 4 --global-batch-size "$((8 * ranks))" --train-iters 2000 \
+  --lr 2e-3 --min-lr 2e-4 --lr-decay-style cosine --lr-warmup-iters 100 --adam-beta2 0.95 --weight-decay 0.1 --bf16 \
+  --log-interval 10 --eval-interval 250 --eval-iters 20 --metrics-file "$out/metrics.jsonl" \
+  --save "$out/checkpoint" --load "$out/checkpoint" --save-interval 250 --keep-last-checkpoints 2
