@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "ops/cpu_math.h"
+#include "ops/cpu_rows.h"
 #include "ops/grouped_mlp/grouped_mlp.h"
 
 namespace xmoe::cpu {
@@ -27,13 +28,13 @@ template <typename T>
 void activate_row(Activation activation, std::int64_t ffn, const T* h, float weight, T* a) {
   if (activation == Activation::swiglu) {
     const T* up = h + ffn;
+#pragma omp simd
     for (std::int64_t i = 0; i < ffn; ++i) {
       const auto g = static_cast<float>(h[i]);
-      a[i] = static_cast<T>(weight * g * sigmoid(g) * static_cast<float>(up[i]));
+      round_to(weight * g * sigmoid(g) * static_cast<float>(up[i]), a[i]);
     }
   } else {
-    for (std::int64_t i = 0; i < ffn; ++i)
-      a[i] = static_cast<T>(weight * Gelu::value(static_cast<float>(h[i])));
+    for (std::int64_t i = 0; i < ffn; ++i) round_to(weight * Gelu::value(static_cast<float>(h[i])), a[i]);
   }
 }
 
@@ -54,9 +55,9 @@ float activate_row_backward(Activation activation, std::int64_t ffn, const T* h,
       const float silu = g * s;
       const float d = weight * da[i];
       dweight += da[i] * silu * u;
-      a[i] = static_cast<T>(weight * silu * u);
-      dh[i] = static_cast<T>(d * u * (s + silu * (1.0F - s)));
-      dup[i] = static_cast<T>(d * silu);
+      round_to(weight * silu * u, a[i]);
+      round_to(d * u * (s + silu * (1.0F - s)), dh[i]);
+      round_to(d * silu, dup[i]);
     }
   } else {
 #pragma omp simd reduction(+ : dweight)
@@ -64,8 +65,8 @@ float activate_row_backward(Activation activation, std::int64_t ffn, const T* h,
       const auto x = static_cast<float>(h[i]);
       const float value = Gelu::value(x);
       dweight += da[i] * value;
-      a[i] = static_cast<T>(weight * value);
-      dh[i] = static_cast<T>(weight * da[i] * Gelu::derivative(x));
+      round_to(weight * value, a[i]);
+      round_to(weight * da[i] * Gelu::derivative(x), dh[i]);
     }
   }
   return dweight;
