@@ -8,6 +8,7 @@ namespace xmoe {
 
 DataBlend open_data(const std::vector<DataSource>& sources) {
   std::vector<BlendEntry> entries;
+  entries.reserve(sources.size());
   for (const auto& s : sources) entries.push_back({s.weight, s.prefix});
   return open_blend(entries);
 }
