@@ -68,8 +68,8 @@ struct dtype_of<std::uint8_t> {
   static constexpr DType value = DType::u8;
 };
 
-// Calls f(T{}) with the element type of a floating-point tensor: `with_float(x.dtype(), [&]<typename T>(T)
-// {...})`.
+// Calls f(T{}) with the element type of a floating-point tensor:
+// `with_float(x.dtype(), [&]<typename T>(T) {...})`.
 template <typename F>
 decltype(auto) with_float(DType dtype, F&& f) {
   switch (dtype) {

@@ -1,8 +1,9 @@
 // The named groups of ranks that a parallel layout consists of.
 //
 //   world   all ranks; every rank is one data-parallel worker (dp = world)
-//   ep      expert parallel: ranks that together hold all experts, each E / ep of them; tokens travel within
-//   it edp     expert data parallel: ranks that hold the same experts; their gradients are summed within it
+//   ep      expert parallel: ranks that together hold all experts, each E / ep of them; tokens travel
+//           within it
+//   edp     expert data parallel: ranks that hold the same experts; their gradients are summed within it
 //
 // Placement ep_first (the default): an ep group is a run of consecutive ranks, so that it fills nodes.
 #pragma once

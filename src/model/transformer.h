@@ -1,7 +1,9 @@
 // The whole model: embedding, pre-norm decoder layers, final norm, output projection with its loss. Forward
 // and backward are explicit.
 //
-//   x_0 = embedding(tokens);  m_l = x_l + attention(norm(x_l));  x_{l+1} = m_l + mlp(norm(m_l));
+//   x_0 = embedding(tokens)
+//   m_l = x_l + attention(norm(x_l))
+//   x_{l+1} = m_l + mlp(norm(m_l))
 //   loss(norm(x_L))
 //
 // mlp is dense in the first layers and an MoE in the others (ModelConfig::is_moe_layer). Kept for backward

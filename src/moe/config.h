@@ -17,8 +17,8 @@ struct RouterConfig {
   ScoreFunction score_function = ScoreFunction::softmax;  // --moe-router-score-function
   // Softmax over all experts before the selection, or over the selected ones after it.
   bool pre_softmax = false;  // --moe-router-pre-softmax
-  bool normalize_topk =
-      false;  // --moe-router-norm-topk-prob: selected probabilities are divided by their sum
+  // Selected probabilities are divided by their sum.
+  bool normalize_topk = false;   // --moe-router-norm-topk-prob
   double scaling_factor = 1.0;   // --moe-router-topk-scaling-factor
   std::int64_t groups = 1;       // --moe-router-num-groups
   std::int64_t topk_groups = 1;  // --moe-router-group-topk: experts are chosen only from the best groups
@@ -31,8 +31,8 @@ struct RouterConfig {
 struct MoeConfig {
   RouterConfig router;
   std::int64_t ffn_hidden = 0;  // --moe-ffn-hidden-size: I, of one expert
-  std::int64_t shared_ffn_hidden =
-      0;  // --moe-shared-expert-intermediate-size: of all shared experts together; 0: none
+  // Of all shared experts together; 0: none.
+  std::int64_t shared_ffn_hidden = 0;        // --moe-shared-expert-intermediate-size
   Activation activation = Activation::gelu;  // --swiglu
   std::optional<double> capacity_factor;     // --moe-expert-capacity-factor; unset: nothing is dropped
   std::int64_t min_capacity = 4;             // --moe-min-capacity

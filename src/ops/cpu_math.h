@@ -13,8 +13,8 @@ inline float fast_exp(float x) {
   // ln 2 in two parts, so that n * ln2_high is exact for |n| < 2^9.
   constexpr float kLn2High = 0.693359375F;
   constexpr float kLn2Low = -2.12194440e-4F;
-  constexpr float kRound =
-      12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
+  // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits.
+  constexpr float kRound = 12582912.0F;
   const float low = x < -87.3F ? -87.3F : x;
   const float c = low > 88.37F ? 88.37F : low;
   const float shifted = c * kLog2e + kRound;

@@ -53,10 +53,10 @@ struct OptimizerConfig {
 struct BatchConfig {
   std::int64_t micro = 1;   // --micro-batch-size: sequences of one forward on one rank
   std::int64_t global = 0;  // --global-batch-size: sequences of one optimizer step; 0: micro * ranks
-  std::int64_t train_iterations =
-      0;                           // --train-iters: the shortest of three counts; resolve() leaves this one
-  std::int64_t train_samples = 0;  // --train-samples
-  std::int64_t train_tokens = 0;   // --train-tokens
+  // The shortest of three counts; resolve() leaves this one.
+  std::int64_t train_iterations = 0;  // --train-iters
+  std::int64_t train_samples = 0;     // --train-samples
+  std::int64_t train_tokens = 0;      // --train-tokens
 };
 
 struct LoggingConfig {
@@ -89,8 +89,8 @@ struct TrainConfig {
   std::int64_t expert_parallel_size = 1;  // --expert-model-parallel-size
   BatchConfig batch;
   OptimizerConfig optimizer;
-  DType compute_dtype =
-      DType::f32;  // --bf16. f32 unless asked: exact, and the faster of the two where a CPU has no bf16 units
+  // f32 unless asked: exact, and the faster of the two where a CPU has no bf16 units.
+  DType compute_dtype = DType::f32;  // --bf16
   LoggingConfig logging;
   ValidationConfig validation;
   CheckpointConfig checkpoint;

@@ -10,8 +10,8 @@ namespace xmoe {
 struct SamplingOptions {
   double temperature = 1.0;  // 0: the most likely token (ties: the lower id)
   std::int64_t top_k = 0;    // only the k most likely; 0: no limit
-  double top_p =
-      1.0;  // only the most likely that together reach this probability (nucleus; Holtzman et al. 2020)
+  // Only the most likely that together reach this probability (nucleus; Holtzman et al. 2020).
+  double top_p = 1.0;
 };
 
 class Sampler {

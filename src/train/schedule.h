@@ -1,11 +1,13 @@
 // Learning rate over the course of a training, by Megatron's formulas. Lengths are in samples, so that a
 // change of the batch size does not change the course.
 //
-//   n <= warm-up            init + (max - init) * n / warm-up
-//   constant                max
-//   n > decay               min
-//   linear                  min + (max - min) * (1 - r)                     r = (n - warm-up) / (decay -
-//   warm-up) cosine                  min + (max - min) * (1 + cos(pi r)) / 2
+//   n <= warm-up   init + (max - init) * n / warm-up
+//   constant       max
+//   n > decay      min
+//   linear         min + (max - min) * (1 - r)
+//   cosine         min + (max - min) * (1 + cos(pi r)) / 2
+//
+// where r = (n - warm-up) / (decay - warm-up).
 #pragma once
 
 #include <cstdint>

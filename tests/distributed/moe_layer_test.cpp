@@ -28,6 +28,11 @@ struct LayerCase {
   std::vector<std::int64_t> tokens;  // by rank, repeated
   int favoured = -1;                 // expert that every token chooses, or -1
   ScoreFunction score = ScoreFunction::softmax;
+  DType dtype = DType::f32;  // of activations and of all weights but the router's
+
+  // f32: sums of at most a few hundred terms in different orders. bf16: such a sum may round to the next of
+  // its numbers, 2^-8 apart.
+  double tolerance() const { return dtype == DType::f32 ? 2e-5 : 1.0 / 256.0; }
 
   std::int64_t tokens_of(int rank) const { return tokens[static_cast<std::size_t>(rank) % tokens.size()]; }
 };
@@ -47,22 +52,24 @@ class LayerFixture {
         workspace_({}, MemoryTag::workspace) {
     const std::int64_t width = preactivation_width(c.activation, c.ffn);
     const std::int64_t first = local_experts_ * ep.rank();
-    weights.router = weight("router", {experts_, c.hidden}, 0, 0.5);
-    weights.experts_w1 = weight("w1", {local_experts_, width, c.hidden}, first * width * c.hidden, 0.3);
-    weights.experts_w2 = weight("w2", {local_experts_, c.hidden, c.ffn}, first * c.hidden * c.ffn, 0.3);
+    weights.router = weight("router", {experts_, c.hidden}, 0, 0.5, DType::f32);
+    weights.experts_w1 =
+        weight("w1", {local_experts_, width, c.hidden}, first * width * c.hidden, 0.3, c.dtype);
+    weights.experts_w2 =
+        weight("w2", {local_experts_, c.hidden, c.ffn}, first * c.hidden * c.ffn, 0.3, c.dtype);
     if (c.shared > 0) {
       weights.shared_w1 =
-          weight("shared_w1", {1, preactivation_width(c.activation, c.shared), c.hidden}, 0, 0.3);
-      weights.shared_w2 = weight("shared_w2", {1, c.hidden, c.shared}, 0, 0.3);
+          weight("shared_w1", {1, preactivation_width(c.activation, c.shared), c.hidden}, 0, 0.3, c.dtype);
+      weights.shared_w2 = weight("shared_w2", {1, c.hidden, c.shared}, 0, 0.3, c.dtype);
     }
     if (c.favoured >= 0) {
       weights.router_bias = memory_.zeros(DType::f32, {experts_});
       weights.router_bias.data<float>()[c.favoured % experts_] = 100.0F;
     }
-    x = filled("x", {tokens, c.hidden}, first_token * c.hidden, 1.0);
-    dy = filled("dy", {tokens, c.hidden}, first_token * c.hidden, 1.0);
-    y = memory_.zeros(DType::f32, x.shape());
-    dx = memory_.zeros(DType::f32, x.shape());
+    x = filled("x", {tokens, c.hidden}, first_token * c.hidden, 1.0, c.dtype);
+    dy = filled("dy", {tokens, c.hidden}, first_token * c.hidden, 1.0, c.dtype);
+    y = memory_.zeros(c.dtype, x.shape());
+    dx = memory_.zeros(c.dtype, x.shape());
     sums = {memory_.zeros(DType::f32, {experts_}), memory_.zeros(DType::i64, {experts_}),
             memory_.zeros(DType::f32, {1})};
     layer = std::make_unique<MoeLayer>(config, weights, ep);
@@ -84,15 +91,21 @@ class LayerFixture {
   std::size_t saved_bytes = 0;
 
  private:
-  Tensor filled(const std::string& name, const Shape& shape, std::int64_t first, double scale) {
-    const Tensor t = memory_.tensor(DType::f32, shape);
+  Tensor filled(const std::string& name, const Shape& shape, std::int64_t first, double scale, DType dtype) {
+    const Tensor t = memory_.tensor(dtype, shape);
     const Rng rng(7, name);
-    for (std::int64_t i = 0; i < t.numel(); ++i)
-      t.data<float>()[i] = static_cast<float>(scale * rng.normal(static_cast<std::uint64_t>(first + i)));
+    for (std::int64_t i = 0; i < t.numel(); ++i) {
+      const auto value = static_cast<float>(scale * rng.normal(static_cast<std::uint64_t>(first + i)));
+      if (dtype == DType::f32) {
+        t.data<float>()[i] = value;
+      } else {
+        t.data<bf16>()[i] = bf16(value);
+      }
+    }
     return t;
   }
-  Weight weight(const std::string& name, const Shape& shape, std::int64_t first, double scale) {
-    return {filled(name, shape, first, scale), memory_.zeros(DType::f32, shape)};
+  Weight weight(const std::string& name, const Shape& shape, std::int64_t first, double scale, DType dtype) {
+    return {filled(name, shape, first, scale, dtype), memory_.zeros(DType::f32, shape)};
   }
 
   LayerCase case_;
@@ -113,21 +126,23 @@ MoeConfig config_of(const LayerCase& c, int world_size) {
   return config;
 }
 
+double value_at(const Tensor& t, std::int64_t i) {
+  return static_cast<double>(t.dtype() == DType::f32 ? t.data<float>()[i]
+                                                     : static_cast<float>(t.data<bf16>()[i]));
+}
+
 // Largest difference relative to the largest magnitude.
 double difference(const Tensor& a, const Tensor& b) {
   EXPECT_EQ(a.numel(), b.numel());
   double worst = 0.0;
   double scale = 1e-30;
   for (std::int64_t i = 0; i < a.numel(); ++i) {
-    const double d =
-        std::abs(static_cast<double>(a.data<float>()[i]) - static_cast<double>(b.data<float>()[i]));
+    const double d = std::abs(value_at(a, i) - value_at(b, i));
     worst = std::isnan(d) ? INFINITY : std::max(worst, d);
-    scale = std::max(scale, std::abs(static_cast<double>(b.data<float>()[i])));
+    scale = std::max(scale, std::abs(value_at(b, i)));
   }
   return worst / scale;
 }
-
-constexpr double kTolerance = 2e-5;  // f32 sums of at most a few hundred terms in different orders
 
 std::vector<LayerCase> cases() {
   return {
@@ -152,6 +167,7 @@ std::vector<LayerCase> cases() {
        .tokens = {6, 9},
        .score = ScoreFunction::sigmoid},
       {.name = "all_experts_chosen", .experts_per_rank = 1, .top_k = 64, .tokens = {5}},
+      {.name = "bf16", .experts_per_rank = 3, .top_k = 2, .tokens = {12, 0, 7}, .dtype = DType::bf16},
   };
 }
 
@@ -176,22 +192,22 @@ TEST_P(MoeLayerOverRanks, EqualsOneRank) {
   part.forward_backward();
 
   const std::int64_t end = first + part.x.dim(0);
-  EXPECT_LT(difference(part.y, one.y.slice(first, end)), kTolerance);
-  EXPECT_LT(difference(part.dx, one.dx.slice(first, end)), kTolerance);
+  EXPECT_LT(difference(part.y, one.y.slice(first, end)), c.tolerance());
+  EXPECT_LT(difference(part.dx, one.dx.slice(first, end)), c.tolerance());
   // Experts have seen all tokens of all ranks.
   const std::int64_t e = c.experts_per_rank * world().rank();
   EXPECT_LT(
       difference(part.weights.experts_w1.grad, one.weights.experts_w1.grad.slice(e, e + c.experts_per_rank)),
-      kTolerance);
+      c.tolerance());
   EXPECT_LT(
       difference(part.weights.experts_w2.grad, one.weights.experts_w2.grad.slice(e, e + c.experts_per_rank)),
-      kTolerance);
+      c.tolerance());
   // Replicated weights have seen this rank's tokens; their sum is the gradient.
   world().all_reduce(part.weights.router.grad, ReduceOp::sum);
-  EXPECT_LT(difference(part.weights.router.grad, one.weights.router.grad), kTolerance);
+  EXPECT_LT(difference(part.weights.router.grad, one.weights.router.grad), c.tolerance());
   if (c.shared > 0) {
     world().all_reduce(part.weights.shared_w1.grad, ReduceOp::sum);
-    EXPECT_LT(difference(part.weights.shared_w1.grad, one.weights.shared_w1.grad), kTolerance);
+    EXPECT_LT(difference(part.weights.shared_w1.grad, one.weights.shared_w1.grad), c.tolerance());
   }
 }
 
@@ -210,11 +226,11 @@ TEST_P(MoeLayerOverRanks, PaddedEqualsFlatWhenNothingIsDropped) {
   flat.forward_backward();
   padded.forward_backward();
   EXPECT_EQ(padded.kept.dropped, 0);
-  EXPECT_LT(difference(padded.y, flat.y), kTolerance);
-  EXPECT_LT(difference(padded.dx, flat.dx), kTolerance);
-  EXPECT_LT(difference(padded.weights.experts_w1.grad, flat.weights.experts_w1.grad), kTolerance);
-  EXPECT_LT(difference(padded.weights.experts_w2.grad, flat.weights.experts_w2.grad), kTolerance);
-  EXPECT_LT(difference(padded.weights.router.grad, flat.weights.router.grad), kTolerance);
+  EXPECT_LT(difference(padded.y, flat.y), c.tolerance());
+  EXPECT_LT(difference(padded.dx, flat.dx), c.tolerance());
+  EXPECT_LT(difference(padded.weights.experts_w1.grad, flat.weights.experts_w1.grad), c.tolerance());
+  EXPECT_LT(difference(padded.weights.experts_w2.grad, flat.weights.experts_w2.grad), c.tolerance());
+  EXPECT_LT(difference(padded.weights.router.grad, flat.weights.router.grad), c.tolerance());
 }
 
 TEST_P(MoeLayerOverRanks, FlatAndPaddedDropTheSame) {
@@ -239,9 +255,9 @@ TEST_P(MoeLayerOverRanks, FlatAndPaddedDropTheSame) {
     ASSERT_EQ(flat.kept.plan.combine_index.data<std::int32_t>()[a] < 0,
               padded.kept.plan.combine_index.data<std::int32_t>()[a] < 0)
         << a;
-  EXPECT_LT(difference(padded.y, flat.y), kTolerance);
-  EXPECT_LT(difference(padded.dx, flat.dx), kTolerance);
-  EXPECT_LT(difference(padded.weights.router.grad, flat.weights.router.grad), kTolerance);
+  EXPECT_LT(difference(padded.y, flat.y), c.tolerance());
+  EXPECT_LT(difference(padded.dx, flat.dx), c.tolerance());
+  EXPECT_LT(difference(padded.weights.router.grad, flat.weights.router.grad), c.tolerance());
 }
 
 // Rows on the wire are the rows routed to other ranks, in each of the four exchanges of rows, with nothing
@@ -261,7 +277,7 @@ TEST_P(MoeLayerOverRanks, WireCarriesOnlyRowsThatChangeRank) {
   for (std::int64_t a = 0; a < part.kept.top_experts.numel(); ++a)
     leaving += part.kept.top_experts.data<std::int32_t>()[a] / c.experts_per_rank != world().rank() ? 1 : 0;
   const std::int64_t arriving = part.kept.plan.received();
-  const std::int64_t row = c.hidden * 4;
+  const std::int64_t row = c.hidden * static_cast<std::int64_t>(size_of(c.dtype));
   const std::int64_t counts = n > 1 ? (n - 1) * c.experts_per_rank * 8 : 0;
   // Forward: rows and weights go out, results of arrived rows go back. Backward: the same rows, and gradients
   // of the weights go back.
@@ -284,12 +300,45 @@ TEST_P(MoeLayerOverRanks, KeepsWhatTheFormulaSays) {
   const std::int64_t leaving = part.kept.plan.send_tokens.dim(0);
   const std::int64_t width = preactivation_width(c.activation, c.ffn);
   const std::int64_t shared = c.shared > 0 ? t * preactivation_width(c.activation, c.shared) : 0;
-  const std::int64_t activations = 4 * (computed * width + arriving * c.hidden + shared);
+  const std::int64_t activations =
+      static_cast<std::int64_t>(size_of(c.dtype)) * (computed * width + arriving * c.hidden + shared);
   const std::int64_t routing = 4 * (t * config.router.experts + t * k + t * k + leaving + 3 * computed);
   EXPECT_EQ(static_cast<std::int64_t>(part.kept.bytes()), activations + routing);
   // The arena agrees, but for the rounding of each tensor to a cache line.
   EXPECT_GE(part.saved_bytes, part.kept.bytes());
   EXPECT_LT(part.saved_bytes, part.kept.bytes() + 10 * 64);
+}
+
+std::string padded_refusal(std::int64_t tokens, std::int64_t min_capacity) {
+  const LayerCase c{.name = "refused", .experts_per_rank = 2, .top_k = 2, .tokens = {tokens}};
+  MoeConfig config = config_of(c, world().size());
+  config.dispatcher = DispatcherKind::padded;
+  config.capacity_factor = 1.0;
+  config.min_capacity = min_capacity;
+  const Mesh mesh(world(), world().size());
+  LayerFixture layer(c, world().size(), mesh.ep(), 0, tokens, config);
+  try {
+    layer.forward_backward();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.scope(), ErrorScope::every_rank);
+    return error.what();
+  }
+  return "";
+}
+
+TEST(PaddedDispatcher, RefusesAnotherNumberOfTokensOnOneRank) {
+  const bool last = world().rank() == world().size() - 1;
+  const std::string message = padded_refusal(last ? 9 : 8, 4);
+  if (world().size() == 1) {
+    EXPECT_EQ(message, "");
+  } else {
+    EXPECT_NE(message.find("found 8 to 9"), std::string::npos) << message;
+  }
+}
+
+TEST(PaddedDispatcher, RefusesMoreRowsThanItsIndicesNumber) {
+  const std::string message = padded_refusal(8, std::int64_t{1} << 40);
+  EXPECT_NE(message.find("--moe-min-capacity (1099511627776)"), std::string::npos) << message;
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, MoeLayerOverRanks, testing::ValuesIn(cases()),

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A disk that is full at a checkpoint: training goes on, the previous checkpoint stays, the message says how much was
-# needed and how much is free. Needs a small file system of its own; skipped where mounting one is not allowed.
+# needed and how much is free. Needs a small file system of its own; skipped where mounting one is not allowed (there,
+# file_size_limit.sh has the same story without the disk).
 . "$(dirname "$0")/common.sh"
 
 mkdir disk

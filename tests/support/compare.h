@@ -1,5 +1,4 @@
-// Comparison of what an op computed with a double-precision reference. A tensor passes when every element
-// does,
+// Comparison of what an op computed with a double-precision reference. A tensor passes when every element has
 //   |actual - expected| <= relative * |expected| + of_rms * rms(expected) + absolute,
 // and when the error of the whole, ||actual - expected|| / ||expected||, is below `norm`. What is not finite
 // never passes, on either side; nor does the wrong sign on an element that stands out of the absolute terms.

@@ -1,15 +1,16 @@
 // Dispatchers bring rows to the ranks that hold their experts, and back. The MoE layer uses them in one way
 // in both directions of training:
 //
-//   forward     plan(pft); x_rows = dispatch(x);   y_rows = experts(x_rows);          combine(y_rows) -> y
-//   backward               dy_rows = dispatch(dy); dx_rows, dw = experts'(dy_rows);   combine(dx_rows) -> dx;
-//   return_weights(dw)
+//   forward    plan(pft)
+//              x_rows = dispatch(x);    y_rows = experts(x_rows);         combine(y_rows) -> y
+//   backward   dy_rows = dispatch(dy);  dx_rows, dw = experts'(dy_rows);  combine(dx_rows) -> dx
+//              return_weights(dw)
 //
 // since the transpose of a gather is a sum over the same indices. What a plan keeps is all that backward
 // needs besides the rows.
 //
-//   T tokens here, k experts each, E experts in all, E / ep of them here, H hidden size, B rows of this
-//   rank's tokens, R rows that this rank's experts compute, S of them from other ranks.
+// T tokens here, k experts each, E experts in all, E / ep of them here, H hidden size, B rows of this rank's
+// tokens, R rows that this rank's experts compute, S of them from other ranks.
 #pragma once
 
 #include <cstdint>
@@ -26,10 +27,10 @@ namespace xmoe {
 
 struct DispatchPlan {
   std::int64_t tokens = 0;  // T
-  bool packed =
-      false;  // all rows are copied into a received buffer; else rows of own tokens are read from x itself
-  Tensor send_tokens;  // rows to send, in order of destination rank: the token each holds; -1: a padding row
-                       // of zeros
+  // All rows are copied into a received buffer; else rows of own tokens are read from x itself.
+  bool packed = false;
+  // Rows to send, in order of destination rank: the token that each holds; -1: a padding row of zeros.
+  Tensor send_tokens;                    // [rows] i32
   std::vector<std::int64_t> send_rows;   // [ep]
   std::vector<std::int64_t> recv_rows;   // [ep]
   Tensor combine_index;                  // [T, k] i32: row of `local` in what combine() takes, -1 if dropped
@@ -62,8 +63,9 @@ class Dispatcher {
                               const Tensor& d_top_weights) = 0;
 };
 
-// `ep`: the ranks that together hold all experts. capacity: rows per expert and rank; the padded dispatcher
-// needs it.
+// `ep`: the ranks that together hold all experts. The flat dispatcher takes any T on each rank. The padded
+// one needs a capacity factor, and the same T on all ranks, from which all derive the same capacity: where T
+// differs, plan() throws Error on all ranks alike.
 std::unique_ptr<Dispatcher> make_flat_dispatcher(Communicator& ep);
 std::unique_ptr<Dispatcher> make_padded_dispatcher(Communicator& ep, const MoeConfig& config);
 std::unique_ptr<Dispatcher> make_dispatcher(Communicator& ep, const MoeConfig& config);

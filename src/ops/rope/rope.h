@@ -1,6 +1,6 @@
 // Rotary position embedding (Su et al. 2021), the half-split form of GPT-NeoX, Llama and Megatron: element i
-// of the first half of a head is rotated with element i of the second half by the angle position * base^(-2 i
-// / D).
+// of the first half of a head is rotated with element i of the second half by the angle
+// position * base^(-2 i / D).
 #pragma once
 
 #include <cstdint>

@@ -26,8 +26,8 @@ inline std::uint32_t ranked_index(std::uint64_t entry) {
 // block and the maxima only: E + k (E / 16 + 16) steps, all of which vectorise.
 class Selection {
  public:
-  static constexpr std::int64_t kBlock =
-      16;  // close to the square root of a few hundred experts, and whole vectors
+  // Close to the square root of a few hundred experts, and whole vectors.
+  static constexpr std::int64_t kBlock = 16;
 
   static std::int64_t padded(std::int64_t experts) { return (experts + kBlock - 1) / kBlock * kBlock; }
 
