@@ -82,6 +82,28 @@ printf '{"text": "good"}\n{"txt": "bad"}\n' >lines.jsonl
 refused jsonl_without_field 'lines\.jsonl' '2' 'text' -- "$xmoe" data prepare --input lines.jsonl \
   --tokenizer tokenizer.json --output-prefix out
 
+# What only one rank lacks, all ranks give up.
+mkdir elsewhere
+cp data.bin data.idx tokenizer.json elsewhere
+split_refused() {  # NAME PATTERNS... -- COMMAND...: rank 0 runs here, rank 1 in elsewhere/
+  local name="$1" patterns=()
+  shift
+  while [ "$1" != -- ]; do
+    patterns+=("$1")
+    shift
+  done
+  shift
+  refused "$name" "${patterns[@]}" -- mpirun -n 1 "$xmoe" "$@" : -n 1 -wdir "$PWD/elsewhere" "$xmoe" "$@"
+}
+rm elsewhere/data.bin
+split_refused data_on_one_rank 'rank 1' 'data\.bin' -- train "${train_flags[@]}"
+cp data.bin elsewhere
+split_refused eval_on_one_rank 'rank 1' 'good' -- eval --load good --data-path data
+split_refused generate_on_one_rank 'rank 1' 'good' -- generate --load good --prompt x
+printf 'seed = 1\n' >own.toml
+printf 'seed = 2\n' >elsewhere/own.toml
+split_refused settings_of_one_rank 'rank 1' 'seed = 2 here, seed = 1 there' -- train "${train_flags[@]}" --config own.toml
+
 # Flags and layouts.
 train_refused unknown_flag 'no-such-flag' -- --no-such-flag 3
 train_refused contradictions 'moe-router-topk' 'num-query-groups' -- --moe-router-topk 9 --num-query-groups 3
@@ -106,6 +128,12 @@ rm "$(find lost -name '*.safetensors' | sort | head -1)"
 train_refused missing_shard 'lost' -- --load lost
 refused eval_without_checkpoint 'nothing_here' -- mpirun -n 2 "$xmoe" eval --load nothing_here --data-path heldout
 refused generate_without_checkpoint 'nothing_here' -- "$xmoe" generate --load nothing_here --prompt x
+
+# Places that cannot be written to.
+train_refused save_below_a_file 'tokenizer\.json/run' 'directory' -- --save tokenizer.json/run
+refused eval_output 'tokenizer\.json/eval' 'directory' -- "$xmoe" eval --load good --data-path heldout \
+  --output tokenizer.json/eval
+grep -l 'defect of xmoe' ./*.log && broken "a mistake of the user is called a defect"
 
 # What was good before still is.
 train --train-iters 3 --load good --metrics-file good.jsonl >>good.log 2>&1 || { cat good.log; broken "good checkpoint"; }
