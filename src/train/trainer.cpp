@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/parallel.h"
 #include "base/progress.h"
@@ -46,6 +47,7 @@ class Trainer {
   Communicator& world_;
   Mesh mesh_;
   std::unique_ptr<TrainingData> data_;
+  std::string tokenizer_json_;  // empty without a tokenizer
   std::unique_ptr<EvaluationWindows> validation_;
   Transformer model_;
   Optimizer optimizer_;
@@ -73,68 +75,61 @@ Trainer::Trainer(const TrainConfig& config, Communicator& world)
       optimizer_(config.optimizer, model_.parameters(), mesh_),
       step_(model_, optimizer_, mesh_, config.batch.micro),
       schedule_(make_schedule(config)) {
-  together(world_, [&] { open_files(); });
-  state_.seed = config.seed;
-  state_.compute_dtype = config.compute_dtype;
-  state_.vocab_size = config.data.vocab_size;
-  state_.split = config.data.split;
+  open_files();
   state_.data_fingerprint = data_->fingerprint();
-  state_.model = config.model;
+  state_.config = config;
   resume();
+  together(world_, [&] {
+    if (!config_.checkpoint.save.empty() && world_.rank() == 0)
+      prepare_save_directory(config_.checkpoint.save, tokenizer_json_, state_.iteration);
+  });
   reporter_.emplace(config.logging.metrics_file, state_.iteration);
   print_summary();
 }
 
 void Trainer::open_files() {
-  data_ = std::make_unique<TrainingData>(config_, world_.rank(), world_.size());
-  std::vector<std::int32_t> byte_lengths;
-  if (!config_.data.tokenizer.empty()) {
-    const Tokenizer tokenizer = Tokenizer::load(config_.data.tokenizer);
-    byte_lengths = tokenizer.byte_lengths();
-    // A checkpoint is used with its tokenizer: it gets a copy.
-    if (!config_.checkpoint.save.empty() && world_.rank() == 0) {
-      std::filesystem::create_directories(config_.checkpoint.save);
-      tokenizer.save(config_.checkpoint.save / "tokenizer.json");
+  std::string read;
+  together(world_, [&] {
+    data_ = std::make_unique<TrainingData>(config_, world_.rank(), world_.size());
+    std::vector<std::int32_t> byte_lengths;
+    if (!config_.data.tokenizer.empty()) {
+      const Tokenizer tokenizer = Tokenizer::load(config_.data.tokenizer);
+      byte_lengths = tokenizer.byte_lengths();
+      tokenizer_json_ = tokenizer.json();
     }
-  }
-  const auto wanted = config_.validation.iterations > 0 && config_.data.split[1] > 0.0;
-  if (wanted) {
-    validation_ = std::make_unique<EvaluationWindows>(data_->blend(), config_.data.split, Split::valid,
-                                                      config_.model.seq_length, std::move(byte_lengths));
-  }
+    if (config_.validation.iterations > 0 && config_.data.split[1] > 0.0) {
+      validation_ = std::make_unique<EvaluationWindows>(data_->blend(), config_.data.split, Split::valid,
+                                                        config_.model.seq_length, config_.data.vocab_size,
+                                                        std::move(byte_lengths));
+    }
+    read = fmt::format("data {}, {} tokens to train on, {} windows to validate on, tokenizer {:016x}",
+                       data_->fingerprint(), data_->tokens_per_epoch(),
+                       validation_ ? validation_->count() : 0, hash64(tokenizer_json_));
+  });
+  expect_same(world_, "what is trained on", read, "Give all ranks the same data and tokenizer");
 }
 
 void Trainer::resume() {
   const CheckpointConfig& c = config_.checkpoint;
   if (c.load.empty()) return;
-  std::optional<CheckpointManifest> manifest;
-  TrainingState found;
-  together(world_, [&] {
-    if (!find_checkpoint(c.load)) return;
-    manifest = read_manifest(c.load);
-    found = read_training_state(*manifest);
-  });
-  if (!manifest) {
+  const auto checkpoint = find_checkpoint(c.load, world_);
+  if (!checkpoint) {
     log::info("no checkpoint in {}: training starts from the beginning", c.load.string());
     return;
   }
-  check_same_model(*manifest, found, config_.model);
+  check_same_model(*checkpoint, config_);
+  const TrainingState& found = checkpoint->state;
   const bool moments = c.load_optimizer && !c.finetune;
-  load_training(*manifest, optimizer_, model_.context(), moments, world_);
+  load_training(checkpoint->manifest, optimizer_, model_.context(), moments, world_);
   if (!c.finetune) {
     state_.iteration = found.iteration;
     state_.consumed_samples = found.consumed_samples;
     state_.skipped_iterations = found.skipped_iterations;
     if (moments) optimizer_.set_steps(found.optimizer_steps);
-    if (found.data_fingerprint != state_.data_fingerprint)
-      log::warning("the data is not that of the checkpoint: training goes on at sample {} of the new order",
-                   found.consumed_samples);
-    if (found.seed != config_.seed)
-      log::warning("--seed {} is not that of the checkpoint ({}): the order of samples changes", config_.seed,
-                   found.seed);
+    for (const auto& change : changes_on_resume(found, state_)) log::warning("{}", change);
   }
   saved_iteration_ = c.load == c.save ? state_.iteration : -1;
-  log::info("loaded {} (iteration {}{})", manifest->directory.string(), found.iteration,
+  log::info("loaded {} (iteration {}{})", checkpoint->manifest.directory.string(), found.iteration,
             c.finetune ? ", weights only" : "");
 }
 
