@@ -18,6 +18,7 @@
 #include "train/optimizer.h"
 #include "train/schedule.h"
 #include "train/signals.h"
+#include "train/step_summary.h"
 #include "train/together.h"
 #include "train/training_data.h"
 #include "train/training_step.h"
@@ -58,13 +59,7 @@ class Trainer {
   std::optional<Progress> progress_;
   Timer since_start_;
   std::int64_t saved_iteration_ = -1;
-
-  // Sums since the last report.
-  struct Sums {
-    StepResult results;
-    double seconds = 0.0;
-    std::int64_t iterations = 0, finite = 0, skipped = 0;
-  } sums_;
+  StepSummary summary_;  // since the last report
 };
 
 Trainer::Trainer(const TrainConfig& config, Communicator& world)
@@ -171,7 +166,7 @@ void Trainer::run() {
     after_iteration(result, rate, timer.seconds());
     stop = should_stop();
   }
-  if (sums_.iterations > 0) report(schedule_.rate_at(state_.consumed_samples));
+  if (!summary_.empty()) report(schedule_.rate_at(state_.consumed_samples));
   const bool validated =
       config_.validation.interval > 0 && state_.iteration % config_.validation.interval == 0;
   if (validation_ && !stop && !validated) validate();
@@ -179,22 +174,11 @@ void Trainer::run() {
 }
 
 void Trainer::after_iteration(const StepResult& result, double rate, double seconds) {
-  ++sums_.iterations;
-  sums_.seconds += seconds;
-  sums_.results.useful_flops += result.useful_flops;
-  sums_.results.gradient_norm = result.gradient_norm;
-  sums_.results.dropped_fraction += result.dropped_fraction;
-  sums_.results.expert_load_max_over_mean += result.expert_load_max_over_mean;
+  summary_.add(result, seconds);
   if (result.skipped) {
-    ++sums_.skipped;
     ++state_.skipped_iterations;
     log::warning("iteration {}: loss {} or gradient norm {} is not finite; the update is skipped",
                  state_.iteration, result.lm_loss, result.gradient_norm);
-  } else {
-    ++sums_.finite;
-    sums_.results.lm_loss += result.lm_loss;
-    sums_.results.aux_loss += result.aux_loss;
-    sums_.results.z_loss += result.z_loss;
   }
   progress_->update(state_.iteration, fmt::format("loss {:.3f}", result.lm_loss));
   if (state_.iteration % config_.logging.interval == 0) report(rate);
@@ -214,8 +198,6 @@ void Trainer::after_iteration(const StepResult& result, double rate, double seco
 }
 
 void Trainer::report(double rate) {
-  const auto n = static_cast<double>(sums_.iterations);
-  const auto finite = static_cast<double>(std::max<std::int64_t>(1, sums_.finite));
   const std::int64_t seq = config_.model.seq_length;
   IterationMetrics m;
   m.iteration = state_.iteration;
@@ -223,20 +205,10 @@ void Trainer::report(double rate) {
   m.consumed_samples = state_.consumed_samples;
   m.consumed_tokens = state_.consumed_samples * seq;
   m.global_batch = config_.batch.global;
-  m.lm_loss = sums_.results.lm_loss / finite;
-  m.aux_loss = sums_.results.aux_loss / finite;
-  m.z_loss = sums_.results.z_loss / finite;
   m.learning_rate = rate;
-  m.grad_norm = sums_.results.gradient_norm;
-  m.step_ms = 1e3 * sums_.seconds / n;
-  m.tokens_per_second = n * static_cast<double>(config_.batch.global * seq) / sums_.seconds;
-  m.tflops_per_device = sums_.results.useful_flops / sums_.seconds / world_.size() / 1e12;
-  m.dropped_fraction = sums_.results.dropped_fraction / n;
-  m.expert_load_max_over_mean = sums_.results.expert_load_max_over_mean / n;
-  m.skipped_iterations = sums_.skipped;
-  m.nan_iterations = sums_.skipped;
+  summary_.fill(m, seq, world_.size());
   reporter_->report(m, &*progress_);
-  sums_ = {};
+  summary_ = {};
 }
 
 void Trainer::validate() {
