@@ -25,8 +25,11 @@ void add_eval_command(CLI::App& app, Communicator& world) {
   const auto state = std::make_shared<EvalCommand>(*command);
   command->footer("Example:\n  xmoe eval --load checkpoints --data-path data/held-out");
   command->callback([state, &world] {
-    together(world, [&] { state->options.apply(); });
-    fail_if_any(state->options.table().problems_with(validate(state->config, world.size())));
+    together(world, [&] {
+      state->options.apply();
+      fail_if_any(state->options.table().problems_with(validate(state->config, world.size())));
+    });
+    state->options.expect_same(world);
     run_evaluation(state->config, world);
   });
 }

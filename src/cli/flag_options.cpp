@@ -1,5 +1,10 @@
 #include "cli/flag_options.h"
 
+#include <algorithm>
+#include <sstream>
+
+#include "train/together.h"
+
 namespace xmoe {
 
 namespace {
@@ -18,6 +23,21 @@ std::vector<std::string> last_occurrence(const std::vector<std::string>& values)
     behind_separator = separator;
   }
   return last;
+}
+
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) lines.push_back(line);
+  return lines;
+}
+
+// The lines of `a` that `b` lacks, in one.
+std::string lines_without(const std::vector<std::string>& a, const std::vector<std::string>& b) {
+  std::string text;
+  for (const std::string& line : a)
+    if (std::find(b.begin(), b.end(), line) == b.end()) text += (text.empty() ? "" : ", ") + line;
+  return text.empty() ? "nothing" : text;
 }
 
 }  // namespace
@@ -67,6 +87,17 @@ void FlagOptions::apply() {
   for (const std::string& file : files_) table_.assign_file(file);
   for (const auto& [name, values] : given_) table_.assign(name, values, kCommandLine);
   assign_unknown(command_.remaining());
+}
+
+void FlagOptions::expect_same(Communicator& world) const {
+  const std::string text = table_.to_toml();
+  const std::string first = world.all_gather_text(text).front();
+  std::string problem;
+  if (text != first)
+    problem = fmt::format(
+        "the settings are not those of rank 0: {} here, {} there; give all ranks the same flags and files",
+        lines_without(lines_of(text), lines_of(first)), lines_without(lines_of(first), lines_of(text)));
+  fail_together(world, problem);
 }
 
 void FlagOptions::assign_unknown(const std::vector<std::string>& arguments) {

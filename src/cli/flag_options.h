@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "comm/communicator.h"
 #include "train/flag_table.h"
 
 namespace xmoe {
@@ -22,6 +23,10 @@ class FlagOptions {
   // After parsing: sets the configuration, files first in their order, then what the command line gave.
   // Unknown flags become problems of the table. Throws Error for a file that cannot be read.
   void apply();
+
+  // Throws Error on all ranks when some rank has other settings than rank 0, for instance from a file of its
+  // own: ranks of different settings would wait for each other.
+  void expect_same(Communicator& world) const;
 
   const FlagTable& table() const { return table_; }
 

@@ -28,8 +28,11 @@ void add_generate_command(CLI::App& app, Communicator& world) {
       "  xmoe generate --load checkpoints --prompt 'In the beginning' --temperature 0.8 --top-p 0.95\n"
       "  echo 'In the beginning' | xmoe generate --load checkpoints --num-samples 3");
   command->callback([state, &world] {
-    together(world, [&] { state->options.apply(); });
-    fail_if_any(state->options.table().problems_with(validate(state->config, world.size())));
+    together(world, [&] {
+      state->options.apply();
+      fail_if_any(state->options.table().problems_with(validate(state->config, world.size())));
+    });
+    state->options.expect_same(world);
     run_generation(state->config, world, std::cin, std::cout);
   });
 }

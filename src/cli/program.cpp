@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <new>
 #include <string>
@@ -17,6 +18,7 @@
 #include "cli/tokenizer_command.h"
 #include "comm/communicator.h"
 #include "train/flag_table.h"
+#include "train/together.h"
 
 namespace xmoe {
 
@@ -107,8 +109,8 @@ int report_errors(int argc, char** argv, Communicator& world, Abort&& abort) {
     log::error("{}", error.what());
   } catch (const std::bad_alloc&) {
     log::error("out of memory: use more ranks, a smaller --micro-batch-size or a smaller model");
-  } catch (const InvariantError& error) {
-    log::error("{}{}", kDefect, error.what());
+  } catch (const std::filesystem::filesystem_error& error) {
+    log::error("{}", xmoe::message_of(error));
   } catch (const std::exception& error) {
     log::error("{}{}", kDefect, error.what());
   }

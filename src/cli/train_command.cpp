@@ -20,12 +20,15 @@ struct TrainCommand {
   std::vector<Problem> configure(int world_size) {
     options.apply();
     std::vector<Problem> problems = options.table().problems_with(validate(config, world_size));
-    if (problems.empty() || (print_config && options.table().problems().empty())) {
+    if (problems.empty() || only_prints()) {
       resolve_vocabulary(config);
       config.resolve(world_size);
     }
     return problems;
   }
+
+  // What keeps a training from starting does not keep its settings from being printed.
+  bool only_prints() const { return print_config && options.table().problems().empty(); }
 
   TrainConfig config;
   FlagOptions options;
@@ -52,12 +55,15 @@ void add_train_command(CLI::App& app, Communicator& world) {
       "reader and change nothing.");
   command->callback([state, &world] {
     std::vector<Problem> problems;
-    together(world, [&] { problems = state->configure(world.size()); });
-    if (state->print_config && state->options.table().problems().empty()) {
+    together(world, [&] {
+      problems = state->configure(world.size());
+      if (!state->only_prints()) fail_if_any(problems);
+    });
+    if (state->only_prints()) {
       if (world.rank() == 0) std::fputs(config_report(state->config, world.size(), problems).c_str(), stdout);
       return;
     }
-    fail_if_any(problems);
+    state->options.expect_same(world);
     run_training(state->config, world);
   });
 }

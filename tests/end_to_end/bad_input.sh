@@ -82,6 +82,37 @@ printf '{"text": "good"}\n{"txt": "bad"}\n' >lines.jsonl
 refused jsonl_without_field 'lines\.jsonl' '2' 'text' -- "$xmoe" data prepare --input lines.jsonl \
   --tokenizer tokenizer.json --output-prefix out
 
+# What only one rank lacks, all ranks give up.
+mkdir elsewhere
+cp data.bin data.idx tokenizer.json elsewhere
+split_refused() {  # NAME PATTERNS... -- COMMAND...: rank 0 runs here, rank 1 in elsewhere/
+  local name="$1" patterns=()
+  shift
+  while [ "$1" != -- ]; do
+    patterns+=("$1")
+    shift
+  done
+  shift
+  refused "$name" "${patterns[@]}" -- mpirun -n 1 "$xmoe" "$@" : -n 1 -wdir "$PWD/elsewhere" "$xmoe" "$@"
+}
+rm elsewhere/data.bin
+split_refused data_on_one_rank 'rank 1' 'data\.bin' -- train "${train_flags[@]}"
+cp data.bin elsewhere
+split_refused eval_on_one_rank 'rank 1' 'good' -- eval --load good --data-path data
+split_refused generate_on_one_rank 'rank 1' 'good' -- generate --load good --prompt x
+printf 'seed = 1\n' >own.toml
+printf 'seed = 2\n' >elsewhere/own.toml
+# Both have a checkpoint, but not the same one; both have the data, but not the same.
+train_refused_apart() { split_refused "$1" "$2" 'rank 0' 'rank 1' -- train "${train_flags[@]}" "${@:3}"; }
+mpirun -n 2 "$xmoe" train "${train_flags[@]}" --train-iters 2 --seed 5 --save elsewhere/other >>good.log 2>&1
+mv elsewhere/other elsewhere/good
+train_refused_apart checkpoints_differ 'checkpoint good/iter_0000002 must be the same' --load good
+cp heldout.bin elsewhere/data.bin
+cp heldout.idx elsewhere/data.idx
+train_refused_apart data_differs 'what is trained on must be the same' --eval-iters 0
+cp data.bin data.idx elsewhere
+split_refused settings_of_one_rank 'rank 1' 'seed = 2 here, seed = 1 there' -- train "${train_flags[@]}" --config own.toml
+
 # Flags and layouts.
 train_refused unknown_flag 'no-such-flag' -- --no-such-flag 3
 train_refused contradictions 'moe-router-topk' 'num-query-groups' -- --moe-router-topk 9 --num-query-groups 3
@@ -96,7 +127,19 @@ train_refused wrong_config 'wrong\.toml' 'hidden-size' -- --config wrong.toml
 train_refused non_finite 'layer|embedding|norm' '3' -- --init-method-std 1e15
 
 # Checkpoints.
-train_refused another_model 'hidden-size|hidden_size' '32' '40' -- --hidden-size 40 --load good
+"$xmoe" tokenizer train --input text.txt --vocab-size 280 --output narrow.json 2>>prepare.log
+"$xmoe" data prepare --input text.txt --split-documents blank-line --tokenizer narrow.json --output-prefix narrow \
+  2>>prepare.log
+train --train-iters 1 --tokenizer narrow.json --data-path narrow --save narrow >>good.log 2>&1 ||
+  { cat good.log; broken "a model of a small vocabulary"; }
+train_refused another_model 'hidden-size' '32' '40' -- --hidden-size 40 --load good
+train_refused another_vocabulary 'vocab-size' '350' 'finetune' -- --vocab-size 350 --load good
+"$xmoe" tokenizer train --input heldout.txt --vocab-size 300 --output other.json 2>>prepare.log
+cp good/tokenizer.json kept.json
+train_refused another_tokenizer 'good' 'vocab-size' -- --tokenizer other.json --load good --save good
+train_refused tokenizer_of_others 'good/tokenizer\.json is another tokenizer' -- --tokenizer other.json --save good
+cmp kept.json good/tokenizer.json || broken "a training that was refused replaced the tokenizer of the checkpoints"
+refused eval_tokenizer 'tokens' 'trained with' -- "$xmoe" eval --load narrow --data-path heldout --tokenizer tokenizer.json
 cp -r good flipped
 shard=$(find flipped -name '*.safetensors' | sort | head -1)
 printf '\x01\x02\x03\x04' | dd of="$shard" bs=1 seek=$(($(stat -c %s "$shard") - 100)) conv=notrunc status=none
@@ -106,6 +149,12 @@ rm "$(find lost -name '*.safetensors' | sort | head -1)"
 train_refused missing_shard 'lost' -- --load lost
 refused eval_without_checkpoint 'nothing_here' -- mpirun -n 2 "$xmoe" eval --load nothing_here --data-path heldout
 refused generate_without_checkpoint 'nothing_here' -- "$xmoe" generate --load nothing_here --prompt x
+
+# Places that cannot be written to.
+train_refused save_below_a_file 'tokenizer\.json/run' 'directory' -- --save tokenizer.json/run
+refused eval_output 'tokenizer\.json/eval' 'directory' -- "$xmoe" eval --load good --data-path heldout \
+  --output tokenizer.json/eval
+grep -l 'defect of xmoe' ./*.log && broken "a mistake of the user is called a defect"
 
 # What was good before still is.
 train --train-iters 3 --load good --metrics-file good.jsonl >>good.log 2>&1 || { cat good.log; broken "good checkpoint"; }
