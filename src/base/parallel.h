@@ -33,6 +33,18 @@ class FirstException {
  private:
   std::exception_ptr error_;
 };
+
+// Within its scope this thread's work uses no other threads, libraries that ask OpenMP included.
+class OneThread {
+ public:
+  OneThread() : before_(omp_get_max_threads()) { omp_set_num_threads(1); }
+  ~OneThread() { omp_set_num_threads(before_); }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  int before_;
+};
 }  // namespace detail
 
 // Calls f(begin, end) on contiguous ranges that cover [0, count), each at least `grain` long (but for the
@@ -60,11 +72,14 @@ void parallel_for(std::int64_t count, std::int64_t grain, F&& f) {
 
 // Calls f(task, thread) for every task in [0, count); tasks are handed out as threads become free, so f must
 // give the same result whichever thread runs it. `thread` in [0, thread_count()) selects scratch memory.
+// A task belongs to one thread, a lone one too: a library that cut it by the number of threads (oneDNN splits
+// the inner dimension of a flat product) would give other bits on other machines.
 template <typename F>
 void parallel_tasks(std::int64_t count, F&& f) {
   if (count <= 0) return;
   const int threads = static_cast<int>(std::min<std::int64_t>(thread_count(), count));
   if (threads <= 1) {
+    const detail::OneThread scope;
     for (std::int64_t i = 0; i < count; ++i) f(i, 0);
     return;
   }

@@ -75,5 +75,16 @@ TEST_F(Parallel, NestedLoopsRunInline) {
   EXPECT_EQ(total, 40);
 }
 
+// Else what a library does in it would depend on the number of threads.
+TEST_F(Parallel, ALoneTaskHasOneThread) {
+  int threads = 0;
+  parallel_tasks(1, [&](std::int64_t, int) { threads = omp_get_max_threads(); });
+  EXPECT_EQ(threads, 1);
+  EXPECT_EQ(thread_count(), 4);
+  EXPECT_THROW(parallel_tasks(1, [](std::int64_t, int) { throw std::runtime_error("x"); }),
+               std::runtime_error);
+  EXPECT_EQ(thread_count(), 4);
+}
+
 }  // namespace
 }  // namespace xmoe

@@ -44,6 +44,8 @@ RoutingOptions MoeLayer::routing_options() const {
 
 void MoeLayer::forward(const Context& ctx, Arena& saved, const Tensor& x, const Tensor& y,
                        const RouterSums& sums, MoeSaved& kept) {
+  // Scratch memory is given back as soon as the plan is made; what is kept must not lie behind it.
+  XMOE_CHECK(&saved != &ctx.workspace, "what a layer keeps cannot come from the workspace");
   const std::int64_t tokens = x.dim(0);
   const RouterConfig& r = config_.router;
   kept.logits = saved.tensor(DType::f32, {tokens, r.experts});

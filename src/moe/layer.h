@@ -58,7 +58,7 @@ class MoeLayer {
  public:
   MoeLayer(const MoeConfig& config, const MoeWeights& weights, Communicator& ep);
 
-  // Arrays kept for backward come from `saved` (which may be ctx.workspace if no backward follows).
+  // Arrays kept for backward come from `saved`, which is another arena than ctx.workspace.
   void forward(const Context& ctx, Arena& saved,
                const Tensor& x,         // [T, H]
                const Tensor& y,         // [T, H]

@@ -39,7 +39,9 @@ void drop_over_capacity(std::int64_t capacity, std::int64_t assignments, const s
 std::int64_t expert_capacity(std::int64_t tokens, std::int64_t top_k, std::int64_t experts, double factor,
                              std::int64_t min_capacity) {
   const double share = static_cast<double>(tokens * top_k) * factor / static_cast<double>(experts);
-  return std::max(min_capacity, static_cast<std::int64_t>(std::ceil(share)));
+  // Compared before the conversion: a large factor may give more than an integer holds.
+  const bool all_fit = share >= static_cast<double>(tokens);
+  return std::max(min_capacity, all_fit ? tokens : static_cast<std::int64_t>(std::ceil(share)));
 }
 
 Pft build_pft(Arena& arena, std::int64_t experts, const Tensor& top_experts, const Tensor& top_weights,
@@ -49,6 +51,8 @@ Pft build_pft(Arena& arena, std::int64_t experts, const Tensor& top_experts, con
   pft.top_k = top_experts.dim(1);
   check_shape(top_weights, top_experts.shape(), "top_weights");
   const std::int64_t assignments = pft.tokens * pft.top_k;
+  XMOE_CHECK(assignments <= std::numeric_limits<std::int32_t>::max(),
+             "{} tokens x {} experts each are more assignments than 32 bits number", pft.tokens, pft.top_k);
   const auto* expert = top_experts.data<std::int32_t>();
   const auto* weight = top_weights.data<float>();
   pft.rows = arena.tensor(DType::i32, top_experts.shape());

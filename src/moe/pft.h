@@ -28,7 +28,8 @@ struct Pft {
   std::int64_t dropped() const { return tokens * top_k - kept(); }
 };
 
-// Rows that one expert may keep: max(min_capacity, ceil(T k factor / E)).
+// Rows that one expert may keep: max(min_capacity, min(T, ceil(T k factor / E))); a token chooses an expert
+// at most once, so that T rows are room for all.
 std::int64_t expert_capacity(std::int64_t tokens, std::int64_t top_k, std::int64_t experts, double factor,
                              std::int64_t min_capacity);
 

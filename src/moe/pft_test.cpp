@@ -131,6 +131,24 @@ TEST(Pft, RefusesAnExpertThatDoesNotExist) {
   EXPECT_THROW(build(arena, r, std::nullopt), InvariantError);
 }
 
+TEST(Pft, RefusesMoreAssignmentsThanItsIndicesNumber) {
+  // Refused before anything is read: there is no memory behind these shapes.
+  const Shape shape = {std::int64_t{1} << 30, 2};
+  Arena arena({}, MemoryTag::saved);
+  std::int32_t chosen = 0;
+  float weight = 0.0F;
+  EXPECT_THROW(
+      build_pft(arena, 4, Tensor(&chosen, DType::i32, shape), Tensor(&weight, DType::f32, shape), {}),
+      InvariantError);
+  EXPECT_EQ(arena.reserved(), 0U);
+}
+
+TEST(Pft, CapacityIsAtMostTheTokens) {
+  EXPECT_EQ(expert_capacity(100, 4, 32, 64.0, 4), 100);
+  EXPECT_EQ(expert_capacity(100, 4, 32, 1e300, 4), 100);
+  EXPECT_EQ(expert_capacity(100, 4, 32, 1e300, 200), 200);
+}
+
 TEST(Pft, CapacityIsRoundedUpAndBoundedBelow) {
   EXPECT_EQ(expert_capacity(100, 4, 32, 1.0, 4), 13);   // 12.5
   EXPECT_EQ(expert_capacity(100, 4, 32, 1.25, 4), 16);  // 15.6

@@ -98,6 +98,10 @@ double relative_error(const Tensor& a, const Tensor& b) {
   return norm == 0.0 ? std::sqrt(difference) : std::sqrt(difference / norm);
 }
 
+std::vector<std::int64_t> values(const Tensor& counts) {
+  return {counts.data<std::int64_t>(), counts.data<std::int64_t>() + counts.numel()};
+}
+
 class Parity : public testing::TestWithParam<std::string> {
  protected:
   Parity()
@@ -164,6 +168,7 @@ TEST_P(Parity, TenStepsOfTraining) {
     EXPECT_NEAR(value, wanted, kTolerance * std::abs(wanted)) << name << " of step " << i;
   };
   const Tensor dropped = golden.read("dropped");
+  const Tensor counts = golden.read("counts");
   const std::int64_t steps = golden.config.at("steps").get<std::int64_t>();
   for (std::int64_t i = 0; i < steps; ++i) {
     const StepResult r =
@@ -174,6 +179,7 @@ TEST_P(Parity, TenStepsOfTraining) {
     expect("aux_losses", i, r.aux_loss);
     expect("z_losses", i, r.z_loss);
     expect("grad_norms", i, r.gradient_norm);
+    EXPECT_EQ(values(model.expert_counts()), values(counts[i])) << "assignments per expert of step " << i;
     const double assignments =
         static_cast<double>(tokens.dim(0) * model.config().moe.router.top_k * model.expert_counts().dim(0));
     EXPECT_NEAR(r.dropped_fraction * assignments, static_cast<double>(dropped.data<std::int64_t>()[i]), 1e-6);

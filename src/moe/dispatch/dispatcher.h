@@ -62,8 +62,9 @@ class Dispatcher {
                               const Tensor& d_top_weights) = 0;
 };
 
-// `ep`: the ranks that together hold all experts. capacity: rows per expert and rank; the padded dispatcher
-// needs it.
+// `ep`: the ranks that together hold all experts. The flat dispatcher takes any T on each rank. The padded
+// one needs a capacity factor, and the same T on all ranks, from which all derive the same capacity: where T
+// differs, plan() throws Error on all ranks alike.
 std::unique_ptr<Dispatcher> make_flat_dispatcher(Communicator& ep);
 std::unique_ptr<Dispatcher> make_padded_dispatcher(Communicator& ep, const MoeConfig& config);
 std::unique_ptr<Dispatcher> make_dispatcher(Communicator& ep, const MoeConfig& config);

@@ -5,6 +5,7 @@
 // by rank, so that the all-to-all writes them in place; then those computed here, which the experts write in
 // place.
 #include <algorithm>
+#include <limits>
 #include <numeric>
 
 #include "moe/dispatch/dispatcher.h"
@@ -41,6 +42,11 @@ class FlatDispatcher final : public Dispatcher {
     const std::int64_t sent = pft.kept() - own_rows;
     plan.send_rows[self] = 0;
     plan.recv_rows[self] = 0;
+    const std::int64_t indexed = std::max(plan.tokens, plan.local_rows) + plan.received();
+    XMOE_CHECK(
+        indexed <= std::numeric_limits<std::int32_t>::max(),
+        "{} rows of one MoE layer on one rank are more than 32 bits number: the micro-batch is too large",
+        indexed);
 
     const auto* token_ids = pft.token_ids.data<std::int32_t>();
     plan.send_tokens = saved.tensor(DType::i32, {sent});

@@ -2,6 +2,7 @@
 // up with zeros, exchanged by an even all-to-all; the experts compute the zeros too. It is here as the
 // baseline that the padding-free one is measured against.
 #include <algorithm>
+#include <limits>
 
 #include "moe/dispatch/dispatcher.h"
 #include "ops/gather/gather.h"
@@ -25,6 +26,12 @@ class PaddedDispatcher final : public Dispatcher {
         expert_capacity(pft.tokens, pft.top_k, experts, *config_.capacity_factor, config_.min_capacity);
     const std::int64_t ranks = ep_.size();
     const std::int64_t local_experts = experts / ranks;
+    check_same_tokens(pft.tokens);
+    if (capacity > std::numeric_limits<std::int32_t>::max() / experts)
+      fail_everywhere(
+          "--moe-dispatcher padded: {} experts x {} rows each are more rows than 32 bits number; lower "
+          "--moe-min-capacity ({}), --moe-expert-capacity-factor ({}) or --micro-batch-size",
+          experts, capacity, config_.min_capacity, *config_.capacity_factor);
     const std::int64_t rows = experts * capacity;  // in the buffer that is sent, and in the one received
 
     DispatchPlan plan;
@@ -112,8 +119,22 @@ class PaddedDispatcher final : public Dispatcher {
   }
 
  private:
+  // Asked once per new T: a batch has the same shape at every step.
+  void check_same_tokens(std::int64_t tokens) {
+    if (std::find(same_on_all_.begin(), same_on_all_.end(), tokens) != same_on_all_.end()) return;
+    const std::int64_t least = ep_.all_reduce(tokens, ReduceOp::min);
+    const std::int64_t most = ep_.all_reduce(tokens, ReduceOp::max);
+    if (least != most)
+      fail_everywhere(
+          "--moe-dispatcher padded needs as many tokens on every rank, found {} to {}: its buffers are "
+          "exchanged in equal parts; use --moe-dispatcher flat",
+          least, most);
+    same_on_all_.push_back(tokens);
+  }
+
   Communicator& ep_;
   MoeConfig config_;
+  std::vector<std::int64_t> same_on_all_;  // values of T known to be those of all ranks
 };
 
 }  // namespace

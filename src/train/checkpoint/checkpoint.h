@@ -1,8 +1,9 @@
 // Checkpoints: a directory per iteration that any parallel layout can load.
 //
-//   ROOT/iter_0000100/manifest.json                     training state, shards with size and checksum, who
-//   holds which rows of what ROOT/iter_0000100/shard-00000-of-00008.safetensors  what rank 0 of 8 wrote
-//   ROOT/latest                                         the name of the directory to resume from
+//   ROOT/latest               the name of the directory to resume from
+//   ROOT/iter_0000100/
+//     manifest.json           training state; size and checksum of each shard, and which rows it holds
+//     shard-00000-of-00008.safetensors    what rank 0 of 8 wrote
 //
 // A checkpoint is written under a temporary name, made durable, and renamed; then `latest` is replaced; then
 // old ones go. A run that is killed at any moment leaves the previous checkpoint as it was.
@@ -44,12 +45,17 @@ enum class SaveStage : std::uint8_t {
   manifest_written,
   renamed,
   latest_replaced,
-  old_removed
+  old_removed,
+  // Before `renamed`, on rank 0 only, and only where the names of two directories cannot be exchanged.
+  replaced_set_aside
 };
 
 struct SaveOptions {
-  int keep_last = 0;                             // the newest to keep, this one included; 0: all
-  std::function<void(SaveStage)> at_stage = {};  // called on every rank
+  int keep_last = 0;  // the newest to keep, this one included; 0: all
+  // Called on every rank, but for the stage that says otherwise.
+  std::function<void(SaveStage)> at_stage = {};
+  // Exchange directories where the file system can; tests do without, as on one that cannot.
+  bool exchange_names = true;
 };
 
 // Collective. `state_json` is a JSON document of the caller's (training state, model configuration). When any

@@ -108,6 +108,51 @@ TEST_F(Checkpoint, SavingAnIterationAgainReplacesIt) {
   EXPECT_EQ(try_load(root_, 2), "loaded");
 }
 
+// On a file system that cannot exchange two names there is a moment at which the old checkpoint is set aside
+// and the new one is not yet in its place.
+TEST_F(Checkpoint, ReplacingWithoutExchangeLosesNothingWhenItIsKilled) {
+  save(5, 1);
+  const fs::path killed = root_ / "killed";
+  SaveOptions options;
+  options.exchange_names = false;
+  // What is on the disk at that moment is what a killed run would leave.
+  options.at_stage = [&](SaveStage stage) {
+    if (stage != SaveStage::replaced_set_aside) return;
+    fs::create_directory(killed);
+    for (const auto& name : {".tmp-iter_0000005", ".tmp-replaced-iter_0000005", "latest"})
+      fs::copy(root_ / name, killed / name, fs::copy_options::recursive);
+  };
+  save(5, 2, options);
+  EXPECT_EQ(names(), (std::vector<std::string>{"iter_0000005", "killed", "latest"}));
+  EXPECT_EQ(try_load(root_, 2), "loaded");
+
+  EXPECT_EQ(try_load(killed, 1), "loaded");
+  // A next save that fails early takes nothing away, one that succeeds clears up.
+  ModelState state(0, 1, 3);
+  options.at_stage = [](SaveStage stage) {
+    if (stage == SaveStage::begun) throw std::runtime_error("ended");
+  };
+  EXPECT_THROW(save_checkpoint(killed, 6, state.tensors(), "{}", mesh_, options), std::runtime_error);
+  EXPECT_EQ(try_load(killed, 1), "loaded");
+  save_checkpoint(killed, 6, state.tensors(), "{}", mesh_, {});
+  EXPECT_EQ(try_load(killed / "iter_0000005", 1), "loaded");
+  EXPECT_EQ(try_load(killed, 3), "loaded");
+  for (const auto& entry : fs::directory_iterator(killed))
+    EXPECT_FALSE(entry.path().filename().string().starts_with(kTemporaryPrefix)) << entry.path();
+}
+
+TEST_F(Checkpoint, AReplacementThatFailsPutsTheOldOneBack) {
+  save(5, 1);
+  SaveOptions options;
+  options.exchange_names = false;
+  options.at_stage = [](SaveStage stage) {
+    if (stage == SaveStage::replaced_set_aside) throw std::runtime_error("no rename");
+  };
+  EXPECT_THROW(save(5, 2, options), Error);
+  EXPECT_EQ(names(), (std::vector<std::string>{"iter_0000005", "latest"}));
+  EXPECT_EQ(try_load(root_, 1), "loaded");
+}
+
 TEST_F(Checkpoint, KeepsTheNewest) {
   for (std::int64_t i = 1; i <= 4; ++i) save(i, 1, {.keep_last = 2});
   EXPECT_EQ(names(), (std::vector<std::string>{"iter_0000003", "iter_0000004", "latest"}));

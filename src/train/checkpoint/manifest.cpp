@@ -221,6 +221,11 @@ std::optional<std::filesystem::path> find_checkpoint(const std::filesystem::path
   std::string name = read_text_file(path / kLatestFile);
   while (!name.empty() && (name.back() == '\n' || name.back() == '\r' || name.back() == ' ')) name.pop_back();
   const bool plain = !name.empty() && std::filesystem::path(name).filename() == name;
+  if (plain && !std::filesystem::exists(path / name, ignored)) {
+    // A run that was killed while it replaced this checkpoint has left it under another name.
+    const std::filesystem::path aside = path / (kReplacedPrefix + name);
+    if (std::filesystem::exists(aside / kManifestFile, ignored)) return aside;
+  }
   if (!plain || !std::filesystem::exists(path / name / kManifestFile, ignored)) {
     std::string others;
     for (const auto& other : list_checkpoints(path)) others += fmt::format(" {}", other.string());

@@ -12,6 +12,8 @@ namespace xmoe {
 inline constexpr const char* kManifestFile = "manifest.json";
 inline constexpr const char* kLatestFile = "latest";
 inline constexpr const char* kTemporaryPrefix = ".tmp-";  // of directories that a killed run may leave
+// Of a whole checkpoint that is being replaced by another of its iteration; a temporary name, too.
+inline constexpr const char* kReplacedPrefix = ".tmp-replaced-";
 
 void check_tensor(const CheckpointTensor& tensor);  // that it is a slice of what it claims to be
 

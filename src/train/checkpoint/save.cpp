@@ -85,6 +85,7 @@ class Save {
   void step(F&& f);
   [[noreturn]] void give_up(const std::string& reason);
 
+  void restore_replaced() const;
   void prepare_directory() const;
   CheckpointManifest write_shard(std::span<const CheckpointTensor> tensors,
                                  const std::vector<std::size_t>& mine) const;
@@ -122,10 +123,11 @@ void Save::give_up(const std::string& reason) {
     fs::remove_all(temporary_, ignored);
     std::string previous = "there is no earlier one";
     try {
+      if (fs::is_directory(root_)) restore_replaced();
       if (const auto found = find_checkpoint(root_)) {
         previous = fmt::format("the previous checkpoint stays: {}", found->string());
       }
-    } catch (const Error& error) {
+    } catch (const std::exception& error) {
       previous = error.what();
     }
     std::error_code unknown;
@@ -139,8 +141,20 @@ void Save::give_up(const std::string& reason) {
   throw Error(world_.all_gather_text(message).front(), ErrorScope::every_rank);
 }
 
+// Puts back what a save that replaced a checkpoint had set aside when it was ended before the new one stood
+// in its place.
+void Save::restore_replaced() const {
+  for (const auto& entry : fs::directory_iterator(root_)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with(kReplacedPrefix)) continue;
+    const fs::path target = root_ / name.substr(std::string(kReplacedPrefix).size());
+    if (!fs::exists(target)) fs::rename(entry.path(), target);
+  }
+}
+
 void Save::prepare_directory() const {
   fs::create_directories(root_);
+  restore_replaced();
   for (const auto& entry : fs::directory_iterator(root_)) {
     if (entry.path().filename().string().starts_with(kTemporaryPrefix)) fs::remove_all(entry.path());
   }
@@ -174,11 +188,14 @@ void Save::publish() const {
   if (fs::exists(target)) {
     // Saved before, for instance by a run that began again from an earlier iteration. Where the file system
     // can exchange two names at once there is no moment without a checkpoint.
-    if (::renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, target.c_str(), RENAME_EXCHANGE) == 0) {
+    // Elsewhere the old one is set aside for a moment, under a name by which it is found again.
+    if (options_.exchange_names &&
+        ::renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, target.c_str(), RENAME_EXCHANGE) == 0) {
       fs::remove_all(temporary_);
     } else {
-      const fs::path aside = root_ / (std::string(kTemporaryPrefix) + "replaced-" + name_);
+      const fs::path aside = root_ / (kReplacedPrefix + name_);
       fs::rename(target, aside);
+      stage(SaveStage::replaced_set_aside);
       fs::rename(temporary_, target);
       fs::remove_all(aside);
     }
