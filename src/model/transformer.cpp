@@ -26,10 +26,11 @@ RouterSums Transformer::sums_of(std::int64_t moe_index) const {
   return {sums.slice(0, experts), router_counts_[moe_index], sums.slice(experts, experts + 1)};
 }
 
-void Transformer::forward_mlp(const Layer& layer, const Tensor& x, const Tensor& y, LayerSaved& kept) {
+void Transformer::forward_mlp(const Layer& layer, const Tensor& x, const Tensor& y, LayerSaved& kept,
+                              MoePass pass) {
   const Context ctx = context();
   if (layer.moe) {
-    layer.moe->forward(ctx, saved_, x, y, sums_of(layer.moe_index), kept.moe);
+    layer.moe->forward(ctx, saved_, x, y, sums_of(layer.moe_index), kept.moe, pass);
     return;
   }
   kept.mlp_h = saved_.tensor(x.dtype(), {x.dim(0), layer.mlp_w1.value.dim(1)});
@@ -69,7 +70,7 @@ Tensor Transformer::forward_layers(const Tensor& tokens, std::int64_t batch, boo
     add(ctx, x, branch, k.middle);
     norm_forward(ctx, config_.norm, epsilon, k.middle, layer.mlp_norm.value, layer.mlp_norm_bias.value,
                  normed, k.norm2);
-    forward_mlp(layer, normed, branch, k);
+    forward_mlp(layer, normed, branch, k, keep ? MoePass::training : MoePass::inference);
     add(ctx, k.middle, branch, next);
     spare = x;
     x = next;
@@ -110,6 +111,7 @@ MicroBatchResult Transformer::forward_backward(const Tensor& tokens, const Tenso
   const std::int64_t rows = tokens.dim(0);
   MicroBatchResult result;
   const Tensor last = forward_layers(tokens, batch, /*keep=*/true);
+  last_ = last;
   reduce_router_sums(rows, result);
 
   const auto* target = targets.data<std::int32_t>();

@@ -54,7 +54,8 @@ class Transformer {
       const Tensor& targets,  // [T] i32; kIgnoredTarget where nothing is predicted
       std::int64_t batch, double loss_scale);
 
-  // Losses only. Every rank of an expert-parallel group must call it.
+  // Losses only; no assignment is dropped, whatever the capacity in training. Every rank of an
+  // expert-parallel group must call it.
   void evaluate(const Tensor& tokens, const Tensor& targets, std::int64_t batch,
                 const Tensor& losses);  // [T] f32
   void logits(const Tensor& tokens, std::int64_t batch,
@@ -75,9 +76,13 @@ class Transformer {
   void update_expert_bias();
 
   void clear_gradients();
-  // After forward_backward: names the first place, in order of computation, that holds a value that is not
-  // finite; empty if there is none.
-  std::string locate_non_finite() const;
+  // After forward_backward: the first place, in order of computation, that holds a value that is not finite
+  // on this rank; nothing if there is none. Stages count alike on all ranks.
+  struct Place {
+    std::int64_t stage = 0;
+    std::string name;
+  };
+  std::optional<Place> locate_non_finite() const;
 
   const ModelConfig& config() const { return config_; }
   DType dtype() const { return dtype_; }
@@ -118,7 +123,7 @@ class Transformer {
   // Runs all layers and returns the output of the last [T, H]; with `keep` all that backward needs stays in
   // kept_.
   Tensor forward_layers(const Tensor& tokens, std::int64_t batch, bool keep);
-  void forward_mlp(const Layer& layer, const Tensor& x, const Tensor& y, LayerSaved& kept);
+  void forward_mlp(const Layer& layer, const Tensor& x, const Tensor& y, LayerSaved& kept, MoePass pass);
   Tensor final_hidden(const Tensor& tokens,
                       std::int64_t batch);  // [T, H] in the workspace, after the final norm
   void backward_layer(const Layer& layer, std::int64_t batch, const LayerSaved& kept, double loss_scale,
@@ -140,6 +145,7 @@ class Transformer {
   std::vector<Tensor> router_biases_;  // [E] f32 each; empty without expert bias
   std::int64_t router_tokens_ = 0;     // tokens behind the sums, of all ranks
   std::vector<LayerSaved> kept_;
+  Tensor last_;  // [T, H] output of the last layer, of the last forward_backward
 };
 
 }  // namespace xmoe

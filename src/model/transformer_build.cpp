@@ -181,7 +181,7 @@ void Transformer::build_layers(std::uint64_t seed, bool train) {
   }
 }
 
-std::string Transformer::locate_non_finite() const {
+std::optional<Transformer::Place> Transformer::locate_non_finite() const {
   Arena scratch({}, MemoryTag::workspace);
   const Context ctx{scratch};
   const auto finite = [&](const Tensor& t) {
@@ -193,18 +193,27 @@ std::string Transformer::locate_non_finite() const {
     }
     return std::isfinite(sum_of_squares(ctx, wide));
   };
+  std::int64_t stage = 0;
+  std::optional<Place> found;
+  // Every call is a stage, on ranks that have nothing to check as well.
+  const auto is_here = [&](const Tensor& t, const std::string& name) {
+    if (t.defined() && !finite(t)) found = Place{stage, name};
+    ++stage;
+    return found.has_value();
+  };
+  std::string stream = "the embedding";
   for (std::size_t l = 0; l < kept_.size(); ++l) {
-    if (!finite(kept_[l].x))
-      return l == 0 ? std::string("the embedding") : fmt::format("the output of layer {}", l - 1);
-    if (!finite(kept_[l].middle)) return fmt::format("the output of attention in layer {}", l);
-    if (kept_[l].moe.logits.defined() && !finite(kept_[l].moe.logits))
-      return fmt::format("the router logits of layer {}", l);
+    if (is_here(kept_[l].x, stream)) return found;
+    if (is_here(kept_[l].middle, fmt::format("the output of attention in layer {}", l))) return found;
+    if (is_here(kept_[l].moe.logits, fmt::format("the router logits of layer {}", l))) return found;
+    stream = fmt::format("the output of layer {}", l);
   }
+  if (is_here(last_, stream)) return found;
   // Backward runs from the last parameter to the first.
   const auto all = parameters_.all();
   for (std::size_t i = all.size(); i-- > 0;)
-    if (all[i].grad.defined() && !finite(all[i].grad)) return fmt::format("the gradient of {}", all[i].name);
-  return {};
+    if (is_here(all[i].grad, fmt::format("the gradient of {}", all[i].name))) return found;
+  return std::nullopt;
 }
 
 }  // namespace xmoe

@@ -39,7 +39,7 @@ void Transformer::decode(const Tensor& tokens, KeyValueCache& cache, const Tenso
     norm_forward(ctx, config_.norm, epsilon, x, layer.mlp_norm.value, layer.mlp_norm_bias.value, normed,
                  stats);
     LayerSaved kept;
-    forward_mlp(layer, normed, branch, kept);
+    forward_mlp(layer, normed, branch, kept, MoePass::inference);
     add(ctx, x, branch, x);
   }
   norm_forward(ctx, config_.norm, epsilon, x, final_norm_.value, final_norm_bias_.value, normed, stats);

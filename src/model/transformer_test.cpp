@@ -120,7 +120,10 @@ TEST_F(TransformerTest, EveryGradientAgreesWithFiniteDifferences) {
 }
 
 TEST_F(TransformerTest, DecodingEqualsTheForwardOfTheWholeSequence) {
-  Transformer model(small_model(), DType::f32, mesh, 5, false);
+  ModelConfig config = small_model();
+  config.moe.capacity_factor = 0.25;  // would drop something in the whole sequence, nothing in a position
+  config.moe.min_capacity = 1;
+  Transformer model(config, DType::f32, mesh, 5, false);
   fill_batch(model.config(), 2, 1);
   const std::int64_t seq = model.config().seq_length;
   const std::int64_t vocabulary = model.config().vocabulary;
@@ -155,6 +158,25 @@ TEST_F(TransformerTest, EvaluationGivesTheLossOfTraining) {
   EXPECT_NEAR(r.lm_loss, sum / static_cast<double>(tokens.dim(0) - 1), 1e-6);
 }
 
+TEST_F(TransformerTest, EvaluationDropsNothing) {
+  const auto losses_with = [&](std::optional<double> capacity_factor, DispatcherKind dispatcher) {
+    ModelConfig c = small_model();
+    c.moe.capacity_factor = capacity_factor;
+    c.moe.min_capacity = 1;
+    c.moe.dispatcher = dispatcher;
+    Transformer model(c, DType::f32, mesh, 5, true);
+    fill_batch(c, 2, 1);
+    const std::int64_t dropped = model.forward_backward(tokens, targets, 2, 1.0).dropped;
+    EXPECT_EQ(dropped > 0, capacity_factor.has_value());
+    const Tensor losses = memory.tensor(DType::f32, {tokens.dim(0)});
+    model.evaluate(tokens, targets, 2, losses);
+    return std::vector<float>(losses.data<float>(), losses.data<float>() + losses.numel());
+  };
+  const auto all = losses_with(std::nullopt, DispatcherKind::flat);
+  EXPECT_EQ(losses_with(0.25, DispatcherKind::flat), all);
+  EXPECT_EQ(losses_with(0.25, DispatcherKind::padded), all);
+}
+
 TEST_F(TransformerTest, NamesWhereAValueStopsBeingFinite) {
   const auto located = [&](const std::string& name) {
     Transformer model(small_model(), DType::f32, mesh, 5, true);
@@ -162,12 +184,15 @@ TEST_F(TransformerTest, NamesWhereAValueStopsBeingFinite) {
     for (auto& p : model.parameters().all())
       if (p.name == name) p.value.data<float>()[0] = std::numeric_limits<float>::quiet_NaN();
     model.forward_backward(tokens, targets, 2, 1.0);
-    return model.locate_non_finite();
+    const auto place = model.locate_non_finite();
+    return place ? place->name : "";
   };
   EXPECT_EQ(located("nothing"), "");
   EXPECT_EQ(located("layers.1.attention.out"), "the output of attention in layer 1");
   EXPECT_EQ(located("layers.2.moe.router.weight"), "the router logits of layer 2");
   EXPECT_EQ(located("layers.1.moe.shared.w2"), "the output of layer 1");
+  EXPECT_EQ(located("layers.2.moe.shared.w2"), "the output of layer 2");
+  EXPECT_EQ(located("final_norm.weight"), "the gradient of final_norm.weight");
 }
 
 TEST_F(TransformerTest, BiasMovesTowardsEvenLoad) {

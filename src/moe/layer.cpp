@@ -29,7 +29,10 @@ std::size_t MoeSaved::bytes() const {
 }
 
 MoeLayer::MoeLayer(const MoeConfig& config, const MoeWeights& weights, Communicator& ep)
-    : config_(config), weights_(weights), dispatcher_(make_dispatcher(ep, config)) {}
+    : config_(config),
+      weights_(weights),
+      dispatcher_(make_dispatcher(ep, config)),
+      inference_dispatcher_(make_flat_dispatcher(ep)) {}
 
 RoutingOptions MoeLayer::routing_options() const {
   const RouterConfig& r = config_.router;
@@ -43,9 +46,9 @@ RoutingOptions MoeLayer::routing_options() const {
 }
 
 void MoeLayer::forward(const Context& ctx, Arena& saved, const Tensor& x, const Tensor& y,
-                       const RouterSums& sums, MoeSaved& kept) {
-  // Scratch memory is given back as soon as the plan is made; what is kept must not lie behind it.
-  XMOE_CHECK(&saved != &ctx.workspace, "what a layer keeps cannot come from the workspace");
+                       const RouterSums& sums, MoeSaved& kept, MoePass pass) {
+  XMOE_CHECK(&saved != &ctx.workspace, "what is kept would be gone with the workspace");
+  Dispatcher& dispatcher = pass == MoePass::training ? *dispatcher_ : *inference_dispatcher_;
   const std::int64_t tokens = x.dim(0);
   const RouterConfig& r = config_.router;
   kept.logits = saved.tensor(DType::f32, {tokens, r.experts});
@@ -58,20 +61,20 @@ void MoeLayer::forward(const Context& ctx, Arena& saved, const Tensor& x, const 
     routing_forward(ctx, routing_options(), kept.logits, weights_.router_bias, kept.top_experts, top_weights,
                     sums.prob_sums, sums.counts, sums.z_sum);
     std::optional<std::int64_t> capacity;
-    if (config_.capacity_factor)
+    if (config_.capacity_factor && pass == MoePass::training)
       capacity = expert_capacity(tokens, r.top_k, r.experts, *config_.capacity_factor, config_.min_capacity);
     const Pft pft = build_pft(ctx.workspace, r.experts, kept.top_experts, top_weights, capacity);
     kept.dropped = pft.dropped();
-    kept.plan = dispatcher_->plan(ctx, saved, pft);
+    kept.plan = dispatcher.plan(ctx, saved, pft);
   }
-  kept.x = dispatcher_->dispatch(ctx, saved, kept.plan, x);
+  kept.x = dispatcher.dispatch(ctx, saved, kept.plan, x);
   const ExpertRows rows = kept.plan.expert_rows();
   kept.h = saved.tensor(x.dtype(), {rows.total(), weights_.experts_w1.value.dim(1)});
   const ArenaScope scope(ctx.workspace);
-  const RowPair results = dispatcher_->results(ctx.workspace, kept.plan, x);
+  const RowPair results = dispatcher.results(ctx.workspace, kept.plan, x);
   grouped_mlp_forward(ctx, config_.activation, rows, kept.x, weights_.experts_w1.value,
                       weights_.experts_w2.value, kept.h, results);
-  dispatcher_->combine(ctx, kept.plan, results, y);
+  dispatcher.combine(ctx, kept.plan, results, y);
   if (weights_.shared_w1.value.defined()) {
     const Tensor shared_y = ctx.workspace.tensor(x.dtype(), x.shape());
     kept.shared_h = saved.tensor(x.dtype(), {tokens, weights_.shared_w1.value.dim(1)});

@@ -54,16 +54,21 @@ struct MoeSaved {
   std::size_t bytes() const;
 };
 
+// Only training drops assignments for capacity. What is evaluated or generated must depend neither on the
+// tokens that happen to share a micro-batch nor on how they are cut over ranks.
+enum class MoePass : std::uint8_t { training, inference };
+
 class MoeLayer {
  public:
   MoeLayer(const MoeConfig& config, const MoeWeights& weights, Communicator& ep);
 
-  // Arrays kept for backward come from `saved`, which is another arena than ctx.workspace.
+  // Arrays kept for backward come from `saved`, which is not ctx.workspace. After a pass of inference nothing
+  // is dropped and no backward may follow.
   void forward(const Context& ctx, Arena& saved,
                const Tensor& x,         // [T, H]
                const Tensor& y,         // [T, H]
                const RouterSums& sums,  // written
-               MoeSaved& kept);
+               MoeSaved& kept, MoePass pass = MoePass::training);
 
   void backward(const Context& ctx,
                 const Tensor& dy,  // [T, H]
@@ -79,6 +84,7 @@ class MoeLayer {
   MoeConfig config_;
   MoeWeights weights_;
   std::unique_ptr<Dispatcher> dispatcher_;
+  std::unique_ptr<Dispatcher> inference_dispatcher_;  // a padded one cannot do without dropping
 };
 
 }  // namespace xmoe

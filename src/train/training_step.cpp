@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace xmoe {
 
@@ -78,10 +79,15 @@ void TrainingStep::summarise(std::int64_t dropped, std::int64_t assignments, std
 
 void TrainingStep::fail_non_finite(const StepResult& result) {
   std::string where = "no rank finds it in its last micro-batch";
-  const auto places = mesh_.world().all_gather_text(model_.locate_non_finite());
-  for (std::size_t r = 0; r < places.size(); ++r) {
-    if (places[r].empty()) continue;
-    where = fmt::format("it arises first in {} (rank {})", places[r], r);
+  // What is not finite on one rank soon is on the others: the earliest place over all ranks is the cause.
+  const auto place = model_.locate_non_finite();
+  constexpr std::int64_t kNowhere = std::numeric_limits<std::int64_t>::max();
+  const std::int64_t stage = place ? place->stage : kNowhere;
+  const std::int64_t first = mesh_.world().all_reduce(stage, ReduceOp::min);
+  const auto names = mesh_.world().all_gather_text(place && stage == first ? place->name : "");
+  for (std::size_t r = 0; r < names.size(); ++r) {
+    if (names[r].empty()) continue;
+    where = fmt::format("it arises first in {} (rank {})", names[r], r);
     break;
   }
   fail_everywhere(

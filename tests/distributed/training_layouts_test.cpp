@@ -180,6 +180,34 @@ TEST(TrainingLayouts, SteadyStateAllocatesNothing) {
   }
 }
 
+TEST(TrainingLayouts, EvaluationDropsNothingOnAnyLayout) {
+  const auto loss_of = [](Communicator& ranks, int expert_parallel, DispatcherKind dispatcher) {
+    ModelConfig c = small_model();
+    c.moe.capacity_factor = 0.5;
+    c.moe.min_capacity = 1;
+    c.moe.dispatcher = dispatcher;
+    Mesh mesh(ranks, expert_parallel);
+    Transformer model(c, DType::f32, mesh, 5, false);
+    const std::int64_t sequences = kSequences / ranks.size();
+    Arena memory({}, MemoryTag::workspace);
+    const Tensor tokens = memory.tensor(DType::i32, {sequences * c.seq_length});
+    const Tensor targets = memory.tensor(DType::i32, {sequences * c.seq_length});
+    const Tensor losses = memory.tensor(DType::f32, {sequences * c.seq_length});
+    fill_batch(0, ranks.rank() * sequences, sequences, c.seq_length, tokens, targets);
+    model.evaluate(tokens, targets, sequences, losses);
+    double sum = 0.0;
+    for (std::int64_t i = 0; i < losses.dim(0); ++i) sum += static_cast<double>(losses.data<float>()[i]);
+    return ranks.all_reduce(sum, ReduceOp::sum);
+  };
+  const auto self = make_self_communicator();
+  const double one = loss_of(*self, 1, DispatcherKind::flat);
+  for (const int ep : {1, 2, 4, 8}) {
+    if (world().size() % ep != 0) continue;
+    for (const auto dispatcher : {DispatcherKind::flat, DispatcherKind::padded})
+      EXPECT_NEAR(loss_of(world(), ep, dispatcher), one, 1e-6 * one) << "ep " << ep;
+  }
+}
+
 TEST(TrainingLayouts, SameRunSameBits) {
   const Course a = train(small_model(), world(), world().size(), 1);
   const Course b = train(small_model(), world(), world().size(), 1);
