@@ -61,6 +61,7 @@ class Trainer {
   struct Sums {
     StepResult results;
     double seconds = 0.0;
+  std::int64_t first_iteration_ = 0;  // what was done when this run began
     std::int64_t iterations = 0, finite = 0, skipped = 0;
   } sums_;
 };
@@ -81,7 +82,8 @@ Trainer::Trainer(const TrainConfig& config, Communicator& world)
   state_.data_fingerprint = data_->fingerprint();
   state_.model = config.model;
   resume();
-  reporter_.emplace(config.logging.metrics_file, state_.iteration);
+  first_iteration_ = state_.iteration;
+  together(world_, [&] { reporter_.emplace(config_.logging.metrics_file, state_.iteration); });
   print_summary();
 }
 
@@ -161,7 +163,7 @@ void Trainer::run() {
   const std::int64_t last = config_.batch.train_iterations;
   if (state_.iteration >= last)
     log::info("the checkpoint has all {} iterations: nothing is left to train", last);
-  progress_.emplace("training", last, "iterations");
+  progress_.emplace("training", last, "iterations", 1.0, first_iteration_);
   bool stop = false;
   while (state_.iteration < last && !stop) {
     const Timer timer;
@@ -249,6 +251,7 @@ void Trainer::validate() {
       validate_model(model_, mesh_, *validation_, config_.batch.micro,
                      config_.validation.iterations * config_.micro_batches(world_.size()), nullptr);
   ValidationMetrics m;
+  m.seconds_left = progress_->seconds_left(state_.iteration);
   m.iteration = state_.iteration;
   m.consumed_tokens = state_.consumed_samples * config_.model.seq_length;
   m.lm_loss = r.mean_loss();
