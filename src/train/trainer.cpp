@@ -281,13 +281,11 @@ bool Trainer::should_stop() {
   const bool interval = e.interval > 0 && state_.iteration % e.interval == 0;
   if (reason == 0 && !interval) return false;
   progress_->clear();
-  if (reason == kTimeLimit) {
-    log::info("stopping after iteration {}: --exit-duration-in-mins is over", state_.iteration);
-  } else if (reason != 0) {
-    log::info("stopping after iteration {}: signal {}", state_.iteration, reason);
-  } else {
-    log::info("stopping after iteration {}: --exit-interval", state_.iteration);
-  }
+  const std::string why = reason == kTimeLimit ? "--exit-duration-in-mins is over"
+                          : reason != 0        ? stop_signal_name(static_cast<int>(reason))
+                                               : "--exit-interval";
+  log::info("stopping after iteration {}: {}{}", state_.iteration, why,
+            config_.checkpoint.save.empty() ? "; without --save nothing is saved" : "");
   return true;
 }
 
