@@ -35,10 +35,15 @@ class Trainer {
   void open_files();
   void resume();
   void print_summary() const;
+  // One iteration from reading its samples to the update. An error that all ranks share ends the training;
+  // what was learnt before is saved first.
+  StepResult iterate(double rate);
   void after_iteration(const StepResult& result, double rate, double seconds);
   void report(double rate);
   void validate();
   void save();
+  // A checkpoint that is not worth the training: what keeps it from being saved is a warning.
+  void try_to_save();
   // Whether to end after this iteration, by agreement of all ranks; says why.
   bool should_stop();
 
@@ -56,12 +61,12 @@ class Trainer {
   std::optional<Progress> progress_;
   Timer since_start_;
   std::int64_t saved_iteration_ = -1;
+  std::int64_t first_iteration_ = 0;  // what was done when this run began
 
   // Sums since the last report.
   struct Sums {
     StepResult results;
     double seconds = 0.0;
-  std::int64_t first_iteration_ = 0;  // what was done when this run began
     std::int64_t iterations = 0, finite = 0, skipped = 0;
   } sums_;
 };
@@ -167,12 +172,8 @@ void Trainer::run() {
   bool stop = false;
   while (state_.iteration < last && !stop) {
     const Timer timer;
-    const std::int64_t first = state_.consumed_samples;
-    const double rate = schedule_.rate_at(first + config_.batch.global);
-    const StepResult result = step_.run(config_.micro_batches(world_.size()), rate,
-                                        [&](std::int64_t index, const Tensor& tokens, const Tensor& targets) {
-                                          data_->read(first, index, tokens, targets);
-                                        });
+    const double rate = schedule_.rate_at(state_.consumed_samples + config_.batch.global);
+    const StepResult result = iterate(rate);
     ++state_.iteration;
     state_.consumed_samples += config_.batch.global;
     after_iteration(result, rate, timer.seconds());
@@ -181,8 +182,25 @@ void Trainer::run() {
   if (sums_.iterations > 0) report(schedule_.rate_at(state_.consumed_samples));
   const bool validated =
       config_.validation.interval > 0 && state_.iteration % config_.validation.interval == 0;
-  if (validation_ && !stop && !validated) validate();
+  // A failure of the validation must not take the trained model with it.
   if (!config_.checkpoint.save.empty() && saved_iteration_ != state_.iteration) save();
+  if (validation_ && !stop && !validated) validate();
+}
+
+StepResult Trainer::iterate(double rate) {
+  const std::int64_t first = state_.consumed_samples;
+  try {
+    return step_.run(config_.micro_batches(world_.size()), rate,
+                     [&](std::int64_t index, const Tensor& tokens, const Tensor& targets) {
+                       data_->read(first, index, tokens, targets);
+                     });
+  } catch (const Error& error) {
+    // Ranks that do not fail alike cannot save together. Up to here this iteration has changed no weights.
+    const bool trained = state_.iteration > first_iteration_ && saved_iteration_ != state_.iteration;
+    if (error.scope() == ErrorScope::every_rank && trained && !config_.checkpoint.save.empty()) try_to_save();
+    progress_->clear();
+    throw;
+  }
 }
 
 void Trainer::after_iteration(const StepResult& result, double rate, double seconds) {
@@ -205,19 +223,10 @@ void Trainer::after_iteration(const StepResult& result, double rate, double seco
   }
   progress_->update(state_.iteration, fmt::format("loss {:.3f}", result.lm_loss));
   if (state_.iteration % config_.logging.interval == 0) report(rate);
+  const CheckpointConfig& c = config_.checkpoint;
+  if (!c.save.empty() && c.save_interval > 0 && state_.iteration % c.save_interval == 0) try_to_save();
   const ValidationConfig& v = config_.validation;
   if (validation_ && v.interval > 0 && state_.iteration % v.interval == 0) validate();
-  const CheckpointConfig& c = config_.checkpoint;
-  if (!c.save.empty() && c.save_interval > 0 && state_.iteration % c.save_interval == 0) {
-    try {
-      save();
-    } catch (const Error& error) {
-      // The previous checkpoint is whole, and the next attempt may succeed. Only an error that all ranks
-      // share can be passed over.
-      if (error.scope() != ErrorScope::every_rank) throw;
-      log::warning("{}; training goes on", error.what());
-    }
-  }
 }
 
 void Trainer::report(double rate) {
@@ -242,6 +251,7 @@ void Trainer::report(double rate) {
   m.expert_load_max_over_mean = sums_.results.expert_load_max_over_mean / n;
   m.skipped_iterations = sums_.skipped;
   m.nan_iterations = sums_.skipped;
+  m.seconds_left = progress_->seconds_left(state_.iteration);
   reporter_->report(m, &*progress_);
   sums_ = {};
 }
@@ -251,7 +261,6 @@ void Trainer::validate() {
       validate_model(model_, mesh_, *validation_, config_.batch.micro,
                      config_.validation.iterations * config_.micro_batches(world_.size()), nullptr);
   ValidationMetrics m;
-  m.seconds_left = progress_->seconds_left(state_.iteration);
   m.iteration = state_.iteration;
   m.consumed_tokens = state_.consumed_samples * config_.model.seq_length;
   m.lm_loss = r.mean_loss();
@@ -269,6 +278,18 @@ void Trainer::save() {
   progress_->clear();
   log::info("saved iteration {} to {} in {:.1f} s", state_.iteration, config_.checkpoint.save.string(),
             timer.seconds());
+}
+
+void Trainer::try_to_save() {
+  try {
+    save();
+  } catch (const Error& error) {
+    // The previous checkpoint is whole, and the next attempt may succeed. Only an error that all ranks share
+    // can be passed over.
+    if (error.scope() != ErrorScope::every_rank) throw;
+    progress_->clear();
+    log::warning("{}", error.what());
+  }
 }
 
 bool Trainer::should_stop() {
