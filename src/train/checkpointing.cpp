@@ -1,6 +1,12 @@
 #include "train/checkpointing.h"
 
+#include <utility>
+
+#include "base/file.h"
+#include "base/hash.h"
 #include "ops/elementwise/elementwise.h"
+#include "train/checkpoint/manifest.h"
+#include "train/together.h"
 
 namespace xmoe {
 
@@ -32,18 +38,71 @@ std::vector<CheckpointTensor> training_tensors(const Optimizer& optimizer) {
   return tensors;
 }
 
-TrainingState read_training_state(const CheckpointManifest& manifest) {
-  return training_state_from_json(manifest.state_json, manifest.directory.string());
+std::optional<OpenCheckpoint> find_checkpoint(const std::filesystem::path& root, Communicator& world) {
+  std::string directory;
+  together(world, [&] {
+    if (world.rank() == 0) directory = find_checkpoint(root).value_or("").string();
+  });
+  directory = world.all_gather_text(directory).front();
+  if (directory.empty()) return std::nullopt;
+  OpenCheckpoint checkpoint;
+  together(world, [&] {
+    checkpoint.manifest = read_manifest(directory);
+    checkpoint.state = training_state_from_json(checkpoint.manifest.state_json, directory);
+  });
+  expect_same(world, "the checkpoint " + directory,
+              fmt::format("iteration {}, checksum of the manifest {:016x}", checkpoint.manifest.iteration,
+                          hash64(manifest_text(checkpoint.manifest))),
+              "Load from a directory that all ranks share");
+  return checkpoint;
 }
 
-void check_same_model(const CheckpointManifest& manifest, const TrainingState& state,
-                      const ModelConfig& here) {
-  const auto differences = model_differences(state.model, here);
+OpenCheckpoint open_checkpoint(const std::filesystem::path& root, std::int64_t iteration,
+                               Communicator& world) {
+  const auto path = iteration < 0 ? root : root / checkpoint_name(iteration);
+  auto checkpoint = find_checkpoint(path, world);
+  if (!checkpoint)
+    fail_everywhere("no checkpoint in {}: give the --save directory of a training", path.string());
+  return std::move(*checkpoint);
+}
+
+void check_same_model(const OpenCheckpoint& checkpoint, const TrainConfig& here) {
+  const TrainConfig& there = checkpoint.state.config;
+  auto differences = model_differences(there, here);
+  if (there.data.vocab_size != here.data.vocab_size && !here.checkpoint.finetune)
+    differences.push_back(fmt::format(
+        "--vocab-size, or the tokens of the tokenizer: {} in the checkpoint, {} here (--finetune allows it)",
+        there.data.vocab_size, here.data.vocab_size));
   if (differences.empty()) return;
-  std::string text = fmt::format("{} holds another model:", manifest.directory.string());
+  std::string text = fmt::format("{} holds another model:", checkpoint.manifest.directory.string());
   for (const auto& d : differences) text += "\n  " + d;
   text += "\nTrain the model of the checkpoint, or start without --load";
   throw Error(text, ErrorScope::every_rank);
+}
+
+std::vector<std::string> changes_on_resume(const TrainingState& checkpoint, const TrainingState& here) {
+  std::vector<std::string> changes;
+  const TrainConfig& there = checkpoint.config;
+  if (checkpoint.data_fingerprint != here.data_fingerprint)
+    changes.push_back(
+        fmt::format("the data is not that of the checkpoint: training goes on at sample {} of the new order",
+                    checkpoint.consumed_samples));
+  if (there.seed != here.config.seed)
+    changes.push_back(
+        fmt::format("--seed {} is not that of the checkpoint ({}): the order of samples changes",
+                    here.config.seed, there.seed));
+  if (there.data.split != here.config.data.split) {
+    const auto& a = there.data.split;
+    const auto& b = here.config.data.split;
+    changes.push_back(fmt::format(
+        "--split {},{},{} is not that of the checkpoint ({},{},{}): the order of samples changes, and "
+        "validation may meet what was trained on",
+        b[0], b[1], b[2], a[0], a[1], a[2]));
+  }
+  if (there.compute_dtype != here.config.compute_dtype)
+    changes.push_back(fmt::format("training goes on in {}; up to the checkpoint it was in {}",
+                                  name_of(here.config.compute_dtype), name_of(there.compute_dtype)));
+  return changes;
 }
 
 void load_training(const CheckpointManifest& manifest, Optimizer& optimizer, const Context& ctx, bool moments,
@@ -69,12 +128,51 @@ void load_weights(const CheckpointManifest& manifest, Transformer& model, Commun
   }
 }
 
-CheckpointManifest open_checkpoint(const std::filesystem::path& root, std::int64_t iteration) {
-  return read_manifest(iteration < 0 ? root : root / fmt::format("iter_{:07d}", iteration));
+void prepare_save_directory(const std::filesystem::path& directory, const std::string& tokenizer_json,
+                            std::int64_t iteration) {
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  if (error)
+    fail("--save {} cannot be created: {}; choose another directory", directory.string(), error.message());
+  const auto probe = directory / ".xmoe-writable";
+  try {
+    write_file_atomically(probe, "");
+  } catch (const Error& reason) {
+    fail("--save {} cannot be written to: {}", directory.string(), reason.what());
+  }
+  std::filesystem::remove(probe, error);
+  if (tokenizer_json.empty()) return;
+  const auto path = directory / kTokenizerFile;
+  if (std::filesystem::exists(path)) {
+    std::string there;
+    try {
+      there = Tokenizer::load(path).json();  // as the program writes it, whoever wrote the file
+    } catch (const Error&) {
+      there.clear();  // none that it can use: another one
+    }
+    if (there == tokenizer_json) return;
+    if (iteration > 0 || !list_checkpoints(directory).empty())
+      fail("{} is another tokenizer than --tokenizer: give that one, or --save to another directory",
+           path.string());
+  }
+  write_file_atomically(path, tokenizer_json);
 }
 
-std::filesystem::path checkpoint_tokenizer(const CheckpointManifest& manifest) {
-  return manifest.directory.parent_path() / "tokenizer.json";
+std::optional<Tokenizer> load_tokenizer(const OpenCheckpoint& checkpoint,
+                                        const std::filesystem::path& given) {
+  auto path = given;
+  if (path.empty()) {
+    path = std::filesystem::absolute(checkpoint.manifest.directory).parent_path() / kTokenizerFile;
+    if (!std::filesystem::exists(path)) return std::nullopt;
+  }
+  Tokenizer tokenizer = Tokenizer::load(path);
+  if (tokenizer.vocab_size() > checkpoint.state.config.data.vocab_size)
+    fail(
+        "{} has {} tokens, the model of {} was trained with {}: give the tokenizer it was trained with as "
+        "--tokenizer",
+        path.string(), tokenizer.vocab_size(), checkpoint.manifest.directory.string(),
+        checkpoint.state.config.data.vocab_size);
+  return tokenizer;
 }
 
 }  // namespace xmoe

@@ -2,8 +2,11 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
+#include <string>
 #include <vector>
 
+#include "data/tokenizer/tokenizer.h"
 #include "model/transformer.h"
 #include "train/checkpoint/checkpoint.h"
 #include "train/optimizer.h"
@@ -14,11 +17,23 @@ namespace xmoe {
 // Parameters (their f32 masters) and moments, named after the parameters.
 std::vector<CheckpointTensor> training_tensors(const Optimizer& optimizer);
 
-// The state in the manifest, after a check that the checkpoint holds the model of `here`; Error (on all ranks
-// alike) lists what differs.
-TrainingState read_training_state(const CheckpointManifest& manifest);
-void check_same_model(const CheckpointManifest& manifest, const TrainingState& state,
-                      const ModelConfig& here);
+struct OpenCheckpoint {
+  CheckpointManifest manifest;
+  TrainingState state;
+};
+
+// Collective. The checkpoint at `root`: rank 0 finds it, all ranks read that one, and throw Error together
+// when some cannot or what they read differs. Nothing when rank 0 finds none.
+std::optional<OpenCheckpoint> find_checkpoint(const std::filesystem::path& root, Communicator& world);
+// The same for its directory of one iteration if `iteration` is not negative; Error when it is not there.
+OpenCheckpoint open_checkpoint(const std::filesystem::path& root, std::int64_t iteration,
+                               Communicator& world);
+
+// Throws Error (on all ranks alike), listing what differs, unless the checkpoint holds the model of `here`. A
+// vocabulary of another size, in an embedding of the same, is another model as well, but for --finetune.
+void check_same_model(const OpenCheckpoint& checkpoint, const TrainConfig& here);
+// Settings that may change when a training goes on, but with consequences: a sentence for each that has.
+std::vector<std::string> changes_on_resume(const TrainingState& checkpoint, const TrainingState& here);
 
 // Masters and, with `moments`, the optimizer's state; then values from masters.
 void load_training(const CheckpointManifest& manifest, Optimizer& optimizer, const Context& ctx, bool moments,
@@ -26,11 +41,17 @@ void load_training(const CheckpointManifest& manifest, Optimizer& optimizer, con
 // Values only, for a model without optimizer.
 void load_weights(const CheckpointManifest& manifest, Transformer& model, Communicator& world);
 
-// The checkpoint at `root`, or its directory of one iteration if `iteration` is not negative. Error when it
-// is not there.
-CheckpointManifest open_checkpoint(const std::filesystem::path& root, std::int64_t iteration);
+// A checkpoint is used with its tokenizer, which lies beside the directories of iterations.
+inline constexpr const char* kTokenizerFile = "tokenizer.json";
 
-// Where the tokenizer that belongs to a checkpoint lies: beside the directories of iterations.
-std::filesystem::path checkpoint_tokenizer(const CheckpointManifest& manifest);
+// Makes `directory` ready for checkpoints of a training that is at `iteration`: creates it, tries to write,
+// puts the tokenizer there (nothing if its text is empty). Error when that cannot be done, or would put
+// another tokenizer beside checkpoints. Not collective.
+void prepare_save_directory(const std::filesystem::path& directory, const std::string& tokenizer_json,
+                            std::int64_t iteration);
+
+// The tokenizer at `given`, or if that is empty the one of the checkpoint; nothing if it has none. Error when
+// its tokens are more than the model was trained with. Not collective.
+std::optional<Tokenizer> load_tokenizer(const OpenCheckpoint& checkpoint, const std::filesystem::path& given);
 
 }  // namespace xmoe

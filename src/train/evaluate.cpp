@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/timer.h"
 #include "data/tokenizer/tokenizer.h"
@@ -19,7 +20,7 @@ namespace {
 // The weights of a split that consists of the wanted part alone, or of the training's split.
 std::pair<SplitWeights, Split> part_of(const EvalConfig& config, const TrainingState& state) {
   if (config.part == DataPart::all) return {SplitWeights{1.0, 0.0, 0.0}, Split::train};
-  SplitWeights weights = config.split.value_or(state.split);
+  SplitWeights weights = config.split.value_or(state.config.data.split);
   const double sum = weights[0] + weights[1] + weights[2];
   for (double& w : weights) w /= sum;
   return {weights, static_cast<Split>(config.part)};
@@ -28,24 +29,25 @@ std::pair<SplitWeights, Split> part_of(const EvalConfig& config, const TrainingS
 }  // namespace
 
 void run_evaluation(const EvalConfig& config, Communicator& world) {
-  std::optional<CheckpointManifest> manifest;
-  TrainingState state;
+  const OpenCheckpoint checkpoint = open_checkpoint(config.load, config.iteration, world);
+  const TrainConfig& trained = checkpoint.state.config;
+  const std::string directory = checkpoint.manifest.directory.string();
   std::optional<EvaluationWindows> windows;
+  std::string read;
   together(world, [&] {
-    manifest = open_checkpoint(config.load, config.iteration);
-    state = read_training_state(*manifest);
-    const auto path = config.tokenizer.empty() ? checkpoint_tokenizer(*manifest) : config.tokenizer;
-    std::vector<std::int32_t> byte_lengths;
-    if (!config.tokenizer.empty() || std::filesystem::exists(path))
-      byte_lengths = Tokenizer::load(path).byte_lengths();
-    const auto [weights, split] = part_of(config, state);
-    windows.emplace(open_data(config.sources), weights, split, state.model.seq_length,
-                    std::move(byte_lengths));
+    const auto tokenizer = load_tokenizer(checkpoint, config.tokenizer);
+    const auto [weights, split] = part_of(config, checkpoint.state);
+    const DataBlend blend = open_data(config.sources);
+    windows.emplace(blend, weights, split, trained.model.seq_length, trained.data.vocab_size,
+                    tokenizer ? tokenizer->byte_lengths() : std::vector<std::int32_t>());
+    read = fmt::format("data {}, {} windows, tokenizer {:016x}", data_fingerprint(blend), windows->count(),
+                       tokenizer ? hash64(tokenizer->json()) : 0);
   });
+  expect_same(world, "what is evaluated", read, "Give all ranks the same data and tokenizer");
   Mesh mesh(world, static_cast<int>(config.expert_parallel_size));
-  Transformer model(state.model, config.compute_dtype.value_or(state.compute_dtype), mesh, state.seed,
+  Transformer model(trained.model, config.compute_dtype.value_or(trained.compute_dtype), mesh, trained.seed,
                     /*train=*/false);
-  load_weights(*manifest, model, world);
+  load_weights(checkpoint.manifest, model, world);
 
   const Timer timer;
   Progress progress("evaluating", windows->count(), "windows");
@@ -56,16 +58,13 @@ void run_evaluation(const EvalConfig& config, Communicator& world) {
   const auto bits = r.bits_per_byte();
   fmt::print(
       "checkpoint:    {}\ntokens:        {}\nloss:          {:.4f} nats per token\nperplexity:    {:.2f}\n",
-      manifest->directory.string(), r.tokens, r.mean_loss(), r.perplexity());
+      directory, r.tokens, r.mean_loss(), r.perplexity());
   if (bits) fmt::print("bits per byte: {:.4f}\n", *bits);
   fmt::print("speed:         {:.0f} tokens per second\n", static_cast<double>(r.tokens) / timer.seconds());
   if (!config.output.empty()) {
-    nlohmann::json result = {{"checkpoint", manifest->directory.string()},
-                             {"iteration", manifest->iteration},
-                             {"tokens", r.tokens},
-                             {"bytes", r.bytes},
-                             {"loss", r.mean_loss()},
-                             {"perplexity", r.perplexity()}};
+    nlohmann::json result = {{"checkpoint", directory}, {"iteration", checkpoint.manifest.iteration},
+                             {"tokens", r.tokens},      {"bytes", r.bytes},
+                             {"loss", r.mean_loss()},   {"perplexity", r.perplexity()}};
     if (bits) result["bits_per_byte"] = *bits;
     write_file_atomically(config.output, result.dump(2) + "\n");
   }

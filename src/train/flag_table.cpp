@@ -148,6 +148,7 @@ void FlagTable::path(std::string_view names, std::filesystem::path& field, std::
 void FlagTable::add(std::string_view names, Flag flag) {
   flag.names = split_names(names);
   flag.group = group_;
+  flag.role = role_;
   for (const std::string& name : flag.names)
     XMOE_CHECK(find(name) == nullptr, "flag --{} is declared twice", name);
   if (flag.show && flag.arity != Arity::none) flag.default_text = flag.show();

@@ -33,6 +33,10 @@ inline Bounds from_up_to(double low, double high) { return {.low = low, .high = 
 
 enum class Arity : std::uint8_t { none, one, many };  // values behind the flag
 
+// What a flag decides: what the model is (its value must be that of the checkpoint when a training goes on),
+// or how it is run.
+enum class FlagRole : std::uint8_t { model, run };
+
 struct Flag {
   std::vector<std::string> names;  // without dashes; the first one is the name in --print-config
   Arity arity = Arity::one;
@@ -43,6 +47,7 @@ struct Flag {
   std::function<std::string()> show;  // the field as a TOML value; empty: not to be printed
 
   std::string group;               // filled in by add()
+  FlagRole role = FlagRole::run;   // likewise
   std::string default_text;        // what show() gave at declaration
   std::string source;              // where it was last given: "command line", a file; empty: nowhere
   std::vector<std::string> given;  // the values given there
@@ -53,7 +58,10 @@ inline constexpr const char* kCommandLine = "command line";  // as the source of
 class FlagTable {
  public:
   // Names are separated by '|': "moe-router-topk|topk".
-  void group(std::string title) { group_ = std::move(title); }
+  void group(std::string title, FlagRole role = FlagRole::run) {
+    group_ = std::move(title);
+    role_ = role;
+  }
   void integer(std::string_view names, std::int64_t& field, std::string help, const Bounds& bounds = {});
   void seed(std::string_view names, std::uint64_t& field, std::string help);
   void real(std::string_view names, double& field, std::string help, const Bounds& bounds = {});
@@ -137,6 +145,7 @@ class FlagTable {
   std::string unknown_message(std::string_view name) const;
 
   std::string group_;
+  FlagRole role_ = FlagRole::run;
   std::vector<Flag> flags_;
   std::vector<Conflict> conflicts_;
   std::vector<Problem> problems_;

@@ -4,6 +4,7 @@
 #include <iterator>
 #include <ostream>
 
+#include "base/hash.h"
 #include "base/rng.h"
 #include "data/tokenizer/tokenizer.h"
 #include "train/checkpointing.h"
@@ -66,24 +67,22 @@ class Generator {
 
 void run_generation(const GenerateConfig& config, Communicator& world, std::istream& input,
                     std::ostream& output) {
-  std::optional<CheckpointManifest> manifest;
-  TrainingState state;
+  const OpenCheckpoint checkpoint = open_checkpoint(config.load, config.iteration, world);
+  const TrainConfig& trained = checkpoint.state.config;
   std::optional<Tokenizer> tokenizer;
   together(world, [&] {
-    manifest = open_checkpoint(config.load, config.iteration);
-    state = read_training_state(*manifest);
-    tokenizer =
-        Tokenizer::load(config.tokenizer.empty() ? checkpoint_tokenizer(*manifest) : config.tokenizer);
-    if (tokenizer->vocab_size() > state.model.vocabulary)
-      fail(
-          "the tokenizer has {} tokens, the model of {} was trained with {}: give the tokenizer it was "
-          "trained with as --tokenizer",
-          tokenizer->vocab_size(), manifest->directory.string(), state.vocab_size);
+    tokenizer = load_tokenizer(checkpoint, config.tokenizer);
+    if (!tokenizer)
+      fail("there is no {} beside {}: give --tokenizer", kTokenizerFile,
+           checkpoint.manifest.directory.string());
   });
+  // Ranks that read another prompt would wait for each other.
+  expect_same(world, "the tokenizer", fmt::format("checksum {:016x}", hash64(tokenizer->json())),
+              "Give all ranks the same --tokenizer");
   Mesh mesh(world, static_cast<int>(config.expert_parallel_size));
-  Transformer model(state.model, config.compute_dtype.value_or(state.compute_dtype), mesh, state.seed,
+  Transformer model(trained.model, config.compute_dtype.value_or(trained.compute_dtype), mesh, trained.seed,
                     /*train=*/false);
-  load_weights(*manifest, model, world);
+  load_weights(checkpoint.manifest, model, world);
 
   const std::string prompt = read_prompt(config, world, input);
   std::vector<std::int32_t> prompt_ids = tokenizer->encode(prompt);

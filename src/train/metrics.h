@@ -18,7 +18,7 @@ struct IterationMetrics {
   std::int64_t consumed_samples = 0;
   std::int64_t consumed_tokens = 0;
   std::int64_t global_batch = 0;
-  double lm_loss = 0.0;   // mean since the last report, per token
+  double lm_loss = 0.0;   // mean since the last report, per token; NaN if no iteration had one
   double aux_loss = 0.0;  // with its coefficient; mean since the last report
   double z_loss = 0.0;    // likewise
   double learning_rate = 0.0;
@@ -30,7 +30,7 @@ struct IterationMetrics {
   // 10^12.
   double tflops_per_device = 0.0;
   double dropped_fraction = 0.0;           // assignments dropped for capacity / all assignments
-  double expert_load_max_over_mean = 0.0;  // of the MoE layer with the largest; 0: a dense model
+  double expert_load_max_over_mean = 0.0;  // mean over the MoE layers; 0: a dense model
   std::int64_t skipped_iterations = 0;     // since the last report
   std::int64_t nan_iterations = 0;         // since the last report
   std::optional<double> seconds_left;      // of the whole training; in the line only

@@ -3,7 +3,7 @@
 namespace xmoe {
 
 void add_model_flags(FlagTable& table, ModelConfig& model) {
-  table.group("Model");
+  table.group("Model", FlagRole::model);
   table.integer("num-layers", model.layers, "Layers of the decoder", at_least(1));
   table.integer("hidden-size", model.hidden, "Width of the residual stream", at_least(1));
   table.integer("num-attention-heads", model.heads, "Query heads", at_least(1));
@@ -24,12 +24,13 @@ void add_model_flags(FlagTable& table, ModelConfig& model) {
             "Separate weights for embedding and output projection");
   table.set("swiglu", model.moe.activation, Activation::swiglu,
             "SwiGLU in place of GELU, in dense layers and experts");
+  table.group("Model", FlagRole::run);
   table.real("init-method-std", model.init_std, "Standard deviation of the initial weights", above(0));
 }
 
 void add_moe_flags(FlagTable& table, MoeConfig& moe, ModelConfig& model) {
   RouterConfig& router = moe.router;
-  table.group("Mixture of experts");
+  table.group("Mixture of experts", FlagRole::model);
   table.integer("num-experts", router.experts, "Routed experts of an MoE layer; 0: a dense model",
                 at_least(0));
   table.integer("moe-router-topk|topk", router.top_k, "Experts that a token is routed to", at_least(1));
@@ -56,6 +57,8 @@ void add_moe_flags(FlagTable& table, MoeConfig& moe, ModelConfig& model) {
                 at_least(1));
   table.set("moe-router-enable-expert-bias", router.expert_bias, true,
             "Balance the load by a bias on the choice (auxiliary-loss-free, DeepSeek-V3)");
+  // Dispatchers, capacities and coefficients of losses may change when training goes on.
+  table.group("Mixture of experts", FlagRole::run);
   table.real("moe-router-bias-update-rate", router.bias_update_rate, "Step of that bias per iteration",
              at_least(0));
   table.real("moe-aux-loss-coeff|moe-loss-coeff", router.aux_loss_coeff, "Weight of the load-balancing loss",

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/parallel.h"
 #include "base/progress.h"
@@ -17,6 +18,7 @@
 #include "train/optimizer.h"
 #include "train/schedule.h"
 #include "train/signals.h"
+#include "train/step_summary.h"
 #include "train/together.h"
 #include "train/training_data.h"
 #include "train/training_step.h"
@@ -51,6 +53,7 @@ class Trainer {
   Communicator& world_;
   Mesh mesh_;
   std::unique_ptr<TrainingData> data_;
+  std::string tokenizer_json_;  // empty without a tokenizer
   std::unique_ptr<EvaluationWindows> validation_;
   Transformer model_;
   Optimizer optimizer_;
@@ -62,13 +65,7 @@ class Trainer {
   Timer since_start_;
   std::int64_t saved_iteration_ = -1;
   std::int64_t first_iteration_ = 0;  // what was done when this run began
-
-  // Sums since the last report.
-  struct Sums {
-    StepResult results;
-    double seconds = 0.0;
-    std::int64_t iterations = 0, finite = 0, skipped = 0;
-  } sums_;
+  StepSummary summary_;               // since the last report
 };
 
 Trainer::Trainer(const TrainConfig& config, Communicator& world)
@@ -79,69 +76,62 @@ Trainer::Trainer(const TrainConfig& config, Communicator& world)
       optimizer_(config.optimizer, model_.parameters(), mesh_),
       step_(model_, optimizer_, mesh_, config.batch.micro),
       schedule_(make_schedule(config)) {
-  together(world_, [&] { open_files(); });
-  state_.seed = config.seed;
-  state_.compute_dtype = config.compute_dtype;
-  state_.vocab_size = config.data.vocab_size;
-  state_.split = config.data.split;
+  open_files();
   state_.data_fingerprint = data_->fingerprint();
-  state_.model = config.model;
+  state_.config = config;
   resume();
+  together(world_, [&] {
+    if (!config_.checkpoint.save.empty() && world_.rank() == 0)
+      prepare_save_directory(config_.checkpoint.save, tokenizer_json_, state_.iteration);
+    reporter_.emplace(config_.logging.metrics_file, state_.iteration);
+  });
   first_iteration_ = state_.iteration;
-  together(world_, [&] { reporter_.emplace(config_.logging.metrics_file, state_.iteration); });
   print_summary();
 }
 
 void Trainer::open_files() {
-  data_ = std::make_unique<TrainingData>(config_, world_.rank(), world_.size());
-  std::vector<std::int32_t> byte_lengths;
-  if (!config_.data.tokenizer.empty()) {
-    const Tokenizer tokenizer = Tokenizer::load(config_.data.tokenizer);
-    byte_lengths = tokenizer.byte_lengths();
-    // A checkpoint is used with its tokenizer: it gets a copy.
-    if (!config_.checkpoint.save.empty() && world_.rank() == 0) {
-      std::filesystem::create_directories(config_.checkpoint.save);
-      tokenizer.save(config_.checkpoint.save / "tokenizer.json");
+  std::string read;
+  together(world_, [&] {
+    data_ = std::make_unique<TrainingData>(config_, world_.rank(), world_.size());
+    std::vector<std::int32_t> byte_lengths;
+    if (!config_.data.tokenizer.empty()) {
+      const Tokenizer tokenizer = Tokenizer::load(config_.data.tokenizer);
+      byte_lengths = tokenizer.byte_lengths();
+      tokenizer_json_ = tokenizer.json();
     }
-  }
-  const auto wanted = config_.validation.iterations > 0 && config_.data.split[1] > 0.0;
-  if (wanted) {
-    validation_ = std::make_unique<EvaluationWindows>(data_->blend(), config_.data.split, Split::valid,
-                                                      config_.model.seq_length, std::move(byte_lengths));
-  }
+    if (config_.validation.iterations > 0 && config_.data.split[1] > 0.0) {
+      validation_ = std::make_unique<EvaluationWindows>(data_->blend(), config_.data.split, Split::valid,
+                                                        config_.model.seq_length, config_.data.vocab_size,
+                                                        std::move(byte_lengths));
+    }
+    read = fmt::format("data {}, {} tokens to train on, {} windows to validate on, tokenizer {:016x}",
+                       data_->fingerprint(), data_->tokens_per_epoch(),
+                       validation_ ? validation_->count() : 0, hash64(tokenizer_json_));
+  });
+  expect_same(world_, "what is trained on", read, "Give all ranks the same data and tokenizer");
 }
 
 void Trainer::resume() {
   const CheckpointConfig& c = config_.checkpoint;
   if (c.load.empty()) return;
-  std::optional<CheckpointManifest> manifest;
-  TrainingState found;
-  together(world_, [&] {
-    if (!find_checkpoint(c.load)) return;
-    manifest = read_manifest(c.load);
-    found = read_training_state(*manifest);
-  });
-  if (!manifest) {
+  const auto checkpoint = find_checkpoint(c.load, world_);
+  if (!checkpoint) {
     log::info("no checkpoint in {}: training starts from the beginning", c.load.string());
     return;
   }
-  check_same_model(*manifest, found, config_.model);
+  check_same_model(*checkpoint, config_);
+  const TrainingState& found = checkpoint->state;
   const bool moments = c.load_optimizer && !c.finetune;
-  load_training(*manifest, optimizer_, model_.context(), moments, world_);
+  load_training(checkpoint->manifest, optimizer_, model_.context(), moments, world_);
   if (!c.finetune) {
     state_.iteration = found.iteration;
     state_.consumed_samples = found.consumed_samples;
     state_.skipped_iterations = found.skipped_iterations;
     if (moments) optimizer_.set_steps(found.optimizer_steps);
-    if (found.data_fingerprint != state_.data_fingerprint)
-      log::warning("the data is not that of the checkpoint: training goes on at sample {} of the new order",
-                   found.consumed_samples);
-    if (found.seed != config_.seed)
-      log::warning("--seed {} is not that of the checkpoint ({}): the order of samples changes", config_.seed,
-                   found.seed);
+    for (const auto& change : changes_on_resume(found, state_)) log::warning("{}", change);
   }
   saved_iteration_ = c.load == c.save ? state_.iteration : -1;
-  log::info("loaded {} (iteration {}{})", manifest->directory.string(), found.iteration,
+  log::info("loaded {} (iteration {}{})", checkpoint->manifest.directory.string(), found.iteration,
             c.finetune ? ", weights only" : "");
 }
 
@@ -179,7 +169,7 @@ void Trainer::run() {
     after_iteration(result, rate, timer.seconds());
     stop = should_stop();
   }
-  if (sums_.iterations > 0) report(schedule_.rate_at(state_.consumed_samples));
+  if (!summary_.empty()) report(schedule_.rate_at(state_.consumed_samples));
   const bool validated =
       config_.validation.interval > 0 && state_.iteration % config_.validation.interval == 0;
   // A failure of the validation must not take the trained model with it.
@@ -204,22 +194,11 @@ StepResult Trainer::iterate(double rate) {
 }
 
 void Trainer::after_iteration(const StepResult& result, double rate, double seconds) {
-  ++sums_.iterations;
-  sums_.seconds += seconds;
-  sums_.results.useful_flops += result.useful_flops;
-  sums_.results.gradient_norm = result.gradient_norm;
-  sums_.results.dropped_fraction += result.dropped_fraction;
-  sums_.results.expert_load_max_over_mean += result.expert_load_max_over_mean;
+  summary_.add(result, seconds);
   if (result.skipped) {
-    ++sums_.skipped;
     ++state_.skipped_iterations;
     log::warning("iteration {}: loss {} or gradient norm {} is not finite; the update is skipped",
                  state_.iteration, result.lm_loss, result.gradient_norm);
-  } else {
-    ++sums_.finite;
-    sums_.results.lm_loss += result.lm_loss;
-    sums_.results.aux_loss += result.aux_loss;
-    sums_.results.z_loss += result.z_loss;
   }
   progress_->update(state_.iteration, fmt::format("loss {:.3f}", result.lm_loss));
   if (state_.iteration % config_.logging.interval == 0) report(rate);
@@ -230,8 +209,6 @@ void Trainer::after_iteration(const StepResult& result, double rate, double seco
 }
 
 void Trainer::report(double rate) {
-  const auto n = static_cast<double>(sums_.iterations);
-  const auto finite = static_cast<double>(std::max<std::int64_t>(1, sums_.finite));
   const std::int64_t seq = config_.model.seq_length;
   IterationMetrics m;
   m.iteration = state_.iteration;
@@ -239,21 +216,11 @@ void Trainer::report(double rate) {
   m.consumed_samples = state_.consumed_samples;
   m.consumed_tokens = state_.consumed_samples * seq;
   m.global_batch = config_.batch.global;
-  m.lm_loss = sums_.results.lm_loss / finite;
-  m.aux_loss = sums_.results.aux_loss / finite;
-  m.z_loss = sums_.results.z_loss / finite;
   m.learning_rate = rate;
-  m.grad_norm = sums_.results.gradient_norm;
-  m.step_ms = 1e3 * sums_.seconds / n;
-  m.tokens_per_second = n * static_cast<double>(config_.batch.global * seq) / sums_.seconds;
-  m.tflops_per_device = sums_.results.useful_flops / sums_.seconds / world_.size() / 1e12;
-  m.dropped_fraction = sums_.results.dropped_fraction / n;
-  m.expert_load_max_over_mean = sums_.results.expert_load_max_over_mean / n;
-  m.skipped_iterations = sums_.skipped;
-  m.nan_iterations = sums_.skipped;
+  summary_.fill(m, seq, world_.size());
   m.seconds_left = progress_->seconds_left(state_.iteration);
   reporter_->report(m, &*progress_);
-  sums_ = {};
+  summary_ = {};
 }
 
 void Trainer::validate() {

@@ -2,13 +2,11 @@
 // in the manifest.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
 
-#include "base/dtype.h"
-#include "model/config.h"
+#include "train/config.h"
 
 namespace xmoe {
 
@@ -17,19 +15,16 @@ struct TrainingState {
   std::int64_t consumed_samples = 0;
   std::int64_t optimizer_steps = 0;     // updates made: less than iterations where some were skipped
   std::int64_t skipped_iterations = 0;  // for a loss or gradient that was not finite
-  std::uint64_t seed = 0;
-  DType compute_dtype = DType::f32;
-  std::int64_t vocab_size = 0;       // of the tokenizer, without padding
-  std::array<double, 3> split = {};  // of the data
-  std::string data_fingerprint;      // of the blend and its files: the order of samples depends on it
-  ModelConfig model;
+  std::string data_fingerprint;         // of the blend and its files: the order of samples depends on it
+  TrainConfig config;                   // resolved; kept as the text that --config reads
 };
 
 std::string to_json(const TrainingState& state);
 // Throws Error, naming `source`, when the text is not such a state.
 TrainingState training_state_from_json(const std::string& text, const std::string& source);
 
-// "--hidden-size: 256 in the checkpoint, 512 here", a line for every field in which two models differ.
-std::vector<std::string> model_differences(const ModelConfig& checkpoint, const ModelConfig& here);
+// "--hidden-size: 256 in the checkpoint, 512 here", a line for every setting in which the models of two
+// resolved configurations differ. Settings without effect (of experts in a dense model) do not count.
+std::vector<std::string> model_differences(const TrainConfig& checkpoint, const TrainConfig& here);
 
 }  // namespace xmoe

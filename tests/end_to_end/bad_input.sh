@@ -102,6 +102,15 @@ split_refused eval_on_one_rank 'rank 1' 'good' -- eval --load good --data-path d
 split_refused generate_on_one_rank 'rank 1' 'good' -- generate --load good --prompt x
 printf 'seed = 1\n' >own.toml
 printf 'seed = 2\n' >elsewhere/own.toml
+# Both have a checkpoint, but not the same one; both have the data, but not the same.
+train_refused_apart() { split_refused "$1" "$2" 'rank 0' 'rank 1' -- train "${train_flags[@]}" "${@:3}"; }
+mpirun -n 2 "$xmoe" train "${train_flags[@]}" --train-iters 2 --seed 5 --save elsewhere/other >>good.log 2>&1
+mv elsewhere/other elsewhere/good
+train_refused_apart checkpoints_differ 'checkpoint good/iter_0000002 must be the same' --load good
+cp heldout.bin elsewhere/data.bin
+cp heldout.idx elsewhere/data.idx
+train_refused_apart data_differs 'what is trained on must be the same' --eval-iters 0
+cp data.bin data.idx elsewhere
 split_refused settings_of_one_rank 'rank 1' 'seed = 2 here, seed = 1 there' -- train "${train_flags[@]}" --config own.toml
 
 # Flags and layouts.
@@ -118,7 +127,19 @@ train_refused wrong_config 'wrong\.toml' 'hidden-size' -- --config wrong.toml
 train_refused non_finite 'layer|embedding|norm' '3' -- --init-method-std 1e15
 
 # Checkpoints.
-train_refused another_model 'hidden-size|hidden_size' '32' '40' -- --hidden-size 40 --load good
+"$xmoe" tokenizer train --input text.txt --vocab-size 280 --output narrow.json 2>>prepare.log
+"$xmoe" data prepare --input text.txt --split-documents blank-line --tokenizer narrow.json --output-prefix narrow \
+  2>>prepare.log
+train --train-iters 1 --tokenizer narrow.json --data-path narrow --save narrow >>good.log 2>&1 ||
+  { cat good.log; broken "a model of a small vocabulary"; }
+train_refused another_model 'hidden-size' '32' '40' -- --hidden-size 40 --load good
+train_refused another_vocabulary 'vocab-size' '350' 'finetune' -- --vocab-size 350 --load good
+"$xmoe" tokenizer train --input heldout.txt --vocab-size 300 --output other.json 2>>prepare.log
+cp good/tokenizer.json kept.json
+train_refused another_tokenizer 'good' 'vocab-size' -- --tokenizer other.json --load good --save good
+train_refused tokenizer_of_others 'good/tokenizer\.json is another tokenizer' -- --tokenizer other.json --save good
+cmp kept.json good/tokenizer.json || broken "a training that was refused replaced the tokenizer of the checkpoints"
+refused eval_tokenizer 'tokens' 'trained with' -- "$xmoe" eval --load narrow --data-path heldout --tokenizer tokenizer.json
 cp -r good flipped
 shard=$(find flipped -name '*.safetensors' | sort | head -1)
 printf '\x01\x02\x03\x04' | dd of="$shard" bs=1 seek=$(($(stat -c %s "$shard") - 100)) conv=notrunc status=none

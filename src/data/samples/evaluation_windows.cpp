@@ -8,8 +8,13 @@
 namespace xmoe {
 
 EvaluationWindows::EvaluationWindows(const DataBlend& blend, const SplitWeights& weights, Split split,
-                                     std::int64_t seq_length, std::vector<std::int32_t> byte_lengths)
-    : seq_length_(seq_length), byte_lengths_(std::move(byte_lengths)) {
+                                     std::int64_t seq_length, std::int64_t vocab_size,
+                                     std::vector<std::int32_t> byte_lengths)
+    : seq_length_(seq_length), vocab_size_(vocab_size), byte_lengths_(std::move(byte_lengths)) {
+  if (!byte_lengths_.empty()) {
+    const auto known = static_cast<std::int64_t>(byte_lengths_.size());
+    vocab_size_ = vocab_size_ == 0 ? known : std::min(vocab_size_, known);
+  }
   XMOE_CHECK(seq_length > 0 && !blend.empty(), "sequence length {}, {} data sets", seq_length, blend.size());
   for (const auto& [weight, dataset] : blend) {
     const DocumentRange range = documents_of(split, weights, dataset->documents());
@@ -63,13 +68,10 @@ void EvaluationWindows::read_tokens(std::int64_t begin, std::span<std::int32_t> 
           std::min(static_cast<std::size_t>(dataset->document_length(document) - offset), out.size() - done);
       const auto destination = out.subspan(done, count);
       dataset->read(document, offset, destination);
-      if (!byte_lengths_.empty()) {
-        const auto vocab_size = static_cast<std::int64_t>(byte_lengths_.size());
-        for (std::size_t i = 0; i < count; ++i)
-          if (destination[i] < 0 || destination[i] >= vocab_size)
-            dataset->fail_token_id(document, offset + static_cast<std::int64_t>(i), destination[i],
-                                   vocab_size);
-      }
+      for (std::size_t i = 0; i < count && vocab_size_ > 0; ++i)
+        if (destination[i] < 0 || destination[i] >= vocab_size_)
+          dataset->fail_token_id(document, offset + static_cast<std::int64_t>(i), destination[i],
+                                 vocab_size_);
       done += count;
       position += static_cast<std::int64_t>(count);
     }

@@ -15,11 +15,12 @@ class EvaluationWindows {
  public:
   static constexpr std::int32_t kIgnored = -1;  // target of the padding behind the last token
 
-  // byte_lengths [vocab_size] (Tokenizer::byte_lengths) give predicted_bytes() and bound the token ids; may
-  // be empty. The data sets of a blend follow each other whole, whatever their weights. Fails if the split
-  // holds fewer than two tokens.
+  // Token ids are checked against vocab_size as they are read, unless it is 0. byte_lengths
+  // (Tokenizer::byte_lengths) give predicted_bytes() and bound the ids as well; may be empty. The data sets
+  // of a blend follow each other whole, whatever their weights. Fails if the split holds fewer than two
+  // tokens.
   EvaluationWindows(const DataBlend& blend, const SplitWeights& weights, Split split, std::int64_t seq_length,
-                    std::vector<std::int32_t> byte_lengths);
+                    std::int64_t vocab_size, std::vector<std::int32_t> byte_lengths);
 
   std::int64_t seq_length() const { return seq_length_; }
   std::int64_t count() const;
@@ -44,6 +45,7 @@ class EvaluationWindows {
   void read_tokens(std::int64_t begin, std::span<std::int32_t> out) const;
 
   std::int64_t seq_length_;
+  std::int64_t vocab_size_;  // 0: unknown
   std::vector<std::int32_t> byte_lengths_;
   std::vector<Part> parts_;
   std::int64_t tokens_ = 0;

@@ -220,7 +220,8 @@ TEST(EvaluationWindows, PredictEveryTokenButTheFirstOnce) {
   const DataBlend blend{{0.5, make_dataset(folder, "a", {4, 0, 3, 0})},
                         {0.5, make_dataset(folder, "b", {0, 5, 1}, 7)}};
   for (const std::int64_t seq_length : {1, 3, 4, 12, 20}) {
-    const EvaluationWindows windows(blend, kAll, Split::train, seq_length, std::vector<std::int32_t>(13, 2));
+    const EvaluationWindows windows(blend, kAll, Split::train, seq_length, 0,
+                                    std::vector<std::int32_t>(13, 2));
     EXPECT_EQ(windows.predicted_tokens(), 12);
     Tokens predicted;
     std::int64_t bytes = 0;
@@ -249,14 +250,19 @@ TEST(EvaluationWindows, RefusesTooLittleAndBadTokens) {
   const TemporaryFolder folder;
   const DataBlend blend{{1.0, make_dataset(folder, "a", {1, 5})}};
   EXPECT_NE(error_of([&] {
-              EvaluationWindows(blend, {1, 1, 0}, Split::train, 4, {});
+              EvaluationWindows(blend, {1, 1, 0}, Split::train, 4, 0, {});
             }).find("expected at least 2"),
             std::string::npos);
-  const EvaluationWindows windows(blend, kAll, Split::train, 8, std::vector<std::int32_t>(4, 1));
-  Tokens inputs(8);
-  Tokens targets(8);
-  EXPECT_NE(error_of([&] { windows.read(0, inputs, targets); }).find("document 1, offset 3: token id 4"),
-            std::string::npos);
+  const std::vector<std::int32_t> lengths(4, 1);
+  const EvaluationWindows by_tokenizer(blend, kAll, Split::train, 8, 0, lengths);
+  const EvaluationWindows by_vocabulary(blend, kAll, Split::train, 8, 4, {});
+  const EvaluationWindows by_both(blend, kAll, Split::train, 8, 6, lengths);
+  for (const auto* windows : {&by_tokenizer, &by_vocabulary, &by_both}) {
+    Tokens inputs(8);
+    Tokens targets(8);
+    EXPECT_NE(error_of([&] { windows->read(0, inputs, targets); }).find("document 1, offset 3: token id 4"),
+              std::string::npos);
+  }
 }
 
 }  // namespace

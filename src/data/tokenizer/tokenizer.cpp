@@ -74,9 +74,9 @@ Tokenizer Tokenizer::load(const std::filesystem::path& path) {
   }
 }
 
-void Tokenizer::save(const std::filesystem::path& path) const {
-  write_file_atomically(path, to_tokenizer_json(vocabulary_));
-}
+std::string Tokenizer::json() const { return to_tokenizer_json(vocabulary_); }
+
+void Tokenizer::save(const std::filesystem::path& path) const { write_file_atomically(path, json()); }
 
 std::vector<std::int32_t> Tokenizer::encode(std::string_view text, AddedTokens added) const {
   std::vector<std::int32_t> ids;

@@ -28,7 +28,8 @@ class Tokenizer {
   // A Hugging Face tokenizer.json, GPT-2's vocab.json with merges.txt beside it, or a folder that holds
   // either.
   static Tokenizer load(const std::filesystem::path& path);
-  void save(const std::filesystem::path& path) const;  // tokenizer.json
+  std::string json() const;  // the text of a tokenizer.json
+  void save(const std::filesystem::path& path) const;
 
   // On all threads when the text is large; use an Encoder per thread where there are many small texts.
   std::vector<std::int32_t> encode(std::string_view text, AddedTokens added = AddedTokens::as_text) const;
