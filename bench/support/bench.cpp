@@ -122,7 +122,11 @@ std::vector<Benchmark>& benchmarks() {
 namespace {
 
 void extend_json(nlohmann::json list, const std::vector<BenchRow>& rows, const std::string& path) {
-  for (const auto& row : rows)
+  for (const auto& row : rows) {
+    const auto same = std::find_if(list.begin(), list.end(), [&](const auto& old) {
+      return old.at("name") == row.name && old.at("shape") == row.shape && old.at("dtype") == row.dtype;
+    });
+    if (same != list.end()) list.erase(same);
     list.push_back({{"name", row.name},
                     {"shape", row.shape},
                     {"dtype", row.dtype},
@@ -130,6 +134,7 @@ void extend_json(nlohmann::json list, const std::vector<BenchRow>& rows, const s
                     {"unit", row.unit},
                     {"bound", row.bound},
                     {"ratio", row.ratio()}});
+  }
   write_file_atomically(path, list.dump(1) + "\n");
 }
 

@@ -23,11 +23,12 @@ std::string format_duration(double seconds) {
   return fmt::format("{}:{:02d}:{:02d}", s / 3600, s / 60 % 60, s % 60);
 }
 
-Progress::Progress(std::string label, std::int64_t total, std::string unit, double scale)
+Progress::Progress(std::string label, std::int64_t total, std::string unit, double scale, std::int64_t start)
     : label_(std::move(label)),
       total_(total),
       unit_(std::move(unit)),
       scale_(scale),
+      start_(start),
       terminal_(isatty(STDERR_FILENO) != 0) {
   if (!terminal_) last_shown_ = 0.0;
 }
@@ -42,15 +43,12 @@ void Progress::update(std::int64_t done, const std::string& note) {
 }
 
 void Progress::draw(std::int64_t done, const std::string& note) {
-  const double elapsed = timer_.seconds();
   std::string line =
       total_ > 0 ? fmt::format("{}: {:.0f} of {:.0f} {} ({:.0f} %)", label_,
                                static_cast<double>(done) / scale_, static_cast<double>(total_) / scale_,
                                unit_, 100.0 * static_cast<double>(done) / static_cast<double>(total_))
                  : fmt::format("{}: {:.0f} {}", label_, static_cast<double>(done) / scale_, unit_);
-  if (total_ > 0 && done > 0)
-    line += fmt::format(", {} left", format_duration(elapsed * static_cast<double>(total_ - done) /
-                                                     static_cast<double>(done)));
+  if (const auto left = seconds_left(done)) line += fmt::format(", {} left", format_duration(*left));
   if (!note.empty()) line += ", " + note;
   if (terminal_) {
     fmt::print(stderr, "\r\033[K{}", line);
@@ -59,6 +57,11 @@ void Progress::draw(std::int64_t done, const std::string& note) {
     fmt::print(stderr, "{}\n", line);
   }
   std::fflush(stderr);
+}
+
+std::optional<double> Progress::seconds_left(std::int64_t done) const {
+  if (total_ <= 0 || done <= start_) return std::nullopt;
+  return timer_.seconds() * static_cast<double>(total_ - done) / static_cast<double>(done - start_);
 }
 
 void Progress::clear() {

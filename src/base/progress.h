@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "base/timer.h"
@@ -12,13 +13,17 @@ namespace xmoe {
 class Progress {
  public:
   // `unit` is shown behind the counts ("MB", "iterations"); `scale` divides them before they are shown.
-  Progress(std::string label, std::int64_t total, std::string unit, double scale = 1.0);
+  // `start` is how much was done before, by an earlier run: it counts for the share done, not for the speed.
+  Progress(std::string label, std::int64_t total, std::string unit, double scale = 1.0,
+           std::int64_t start = 0);
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
   // `note` is appended to the line. Cheap when nothing is due to be shown.
   void update(std::int64_t done, const std::string& note = {});
+  // Seconds that the rest takes at the speed so far; nothing before there is one.
+  std::optional<double> seconds_left(std::int64_t done) const;
   void finish();  // ends the line; also done by the destructor
   void clear();   // wipes the line so that another message can be printed
 
@@ -29,6 +34,7 @@ class Progress {
   std::int64_t total_;
   std::string unit_;
   double scale_;
+  std::int64_t start_;
   bool terminal_;
   bool drawn_ = false;
   double last_shown_ = -1e9;

@@ -31,7 +31,8 @@ constexpr const char* kDescription =
 constexpr const char* kExamples =
     "A model from a text file, step by step:\n"
     "  xmoe tokenizer train --input book.txt --vocab-size 8192 --output tokenizer.json\n"
-    "  xmoe data prepare --input book.txt --tokenizer tokenizer.json --output-prefix book\n"
+    "  xmoe data prepare --input book.txt --split-documents blank-line --tokenizer tokenizer.json \\\n"
+    "      --output-prefix book\n"
     "  mpirun -n 2 xmoe train --config configs/models/demo.toml --expert-model-parallel-size 2 \\\n"
     "      --data-path book --tokenizer tokenizer.json --train-iters 1000 --lr 1e-3 --save run --load run\n"
     "  xmoe eval --load run --data-path book\n"

@@ -134,6 +134,13 @@ void prepare_save_directory(const std::filesystem::path& directory, const std::s
   std::filesystem::create_directories(directory, error);
   if (error)
     fail("--save {} cannot be created: {}; choose another directory", directory.string(), error.message());
+  const auto probe = directory / ".xmoe-writable";
+  try {
+    write_file_atomically(probe, "");
+  } catch (const Error& reason) {
+    fail("--save {} cannot be written to: {}", directory.string(), reason.what());
+  }
+  std::filesystem::remove(probe, error);
   if (tokenizer_json.empty()) return;
   const auto path = directory / kTokenizerFile;
   if (std::filesystem::exists(path)) {

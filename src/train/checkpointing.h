@@ -44,9 +44,9 @@ void load_weights(const CheckpointManifest& manifest, Transformer& model, Commun
 // A checkpoint is used with its tokenizer, which lies beside the directories of iterations.
 inline constexpr const char* kTokenizerFile = "tokenizer.json";
 
-// Makes `directory` ready for checkpoints of a training that is at `iteration`: creates it and writes the
-// tokenizer there (nothing if its text is empty). Error when that cannot be done, or would put another
-// tokenizer beside checkpoints. Not collective.
+// Makes `directory` ready for checkpoints of a training that is at `iteration`: creates it, tries to write,
+// puts the tokenizer there (nothing if its text is empty). Error when that cannot be done, or would put
+// another tokenizer beside checkpoints. Not collective.
 void prepare_save_directory(const std::filesystem::path& directory, const std::string& tokenizer_json,
                             std::int64_t iteration);
 

@@ -20,6 +20,8 @@ std::string read_prompt(const GenerateConfig& config, Communicator& world, std::
   if (config.prompt) return *config.prompt;
   std::string text;
   if (world.rank() == 0) text.assign(std::istreambuf_iterator<char>(input), {});
+  // `echo prompt |` ends the line; the text is to go on in it.
+  if (text.ends_with('\n')) text.pop_back();
   return world.all_gather_text(text).front();
 }
 

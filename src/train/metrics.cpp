@@ -4,6 +4,7 @@
 #include <fmt/core.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cmath>
@@ -46,13 +47,21 @@ std::string lines_up_to(std::string_view text, std::int64_t last_iteration) {
   return kept;
 }
 
+// One digit behind the point as Megatron prints it, and below 1 three that say something.
+std::string throughput_text(double tflops) {
+  if (!(tflops > 0.0 && tflops < 1.0)) return fmt::format("{:.1f}", tflops);
+  constexpr int kMaxDigits = 9;  // below a thousand operations a second it is zero
+  const int digits = std::min(kMaxDigits, 2 - static_cast<int>(std::floor(std::log10(tflops))));
+  return fmt::format("{:.{}f}", tflops, digits);
+}
+
 }  // namespace
 
 std::string iteration_line(const IterationMetrics& m, const std::string& date) {
   std::string line = fmt::format(" [{}] iteration {:8d}/{:8d} |", date, m.iteration, m.iterations);
   line += fmt::format(" consumed samples: {:12d} |", m.consumed_samples);
   line += fmt::format(" elapsed time per iteration (ms): {:.1f} |", m.step_ms);
-  line += fmt::format(" throughput per GPU (TFLOP/s/GPU): {:.1f} |", m.tflops_per_device);
+  line += fmt::format(" throughput per GPU (TFLOP/s/GPU): {} |", throughput_text(m.tflops_per_device));
   line += fmt::format(" learning rate: {:.6E} |", m.learning_rate);
   line += fmt::format(" global batch size: {:5d} |", m.global_batch);
   line += fmt::format(" lm loss: {:.6E} |", m.lm_loss);
@@ -71,6 +80,7 @@ std::string iteration_line(const IterationMetrics& m, const std::string& date) {
     line += fmt::format(" dropped: {:.2f} % |", 100.0 * m.dropped_fraction);
     line += fmt::format(" expert load max/mean: {:.2f} |", m.expert_load_max_over_mean);
   }
+  if (m.seconds_left) line += fmt::format(" ETA: {} |", format_duration(*m.seconds_left));
   return line;
 }
 
@@ -119,14 +129,10 @@ std::string metrics_json(const ValidationMetrics& m) {
 MetricsReporter::MetricsReporter(std::filesystem::path file, std::int64_t resumed_iteration)
     : file_(std::move(file)) {
   if (file_.empty() || log::rank() != 0) return;
-  try {
-    prepare_file(resumed_iteration);
-  } catch (const std::exception& error) {
-    give_up(error.what());
-    return;
-  }
+  prepare_file(resumed_iteration);
   descriptor_ = open(file_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-  if (descriptor_ < 0) give_up(fmt::format("{}: cannot be opened: {}", file_.string(), std::strerror(errno)));
+  if (descriptor_ < 0)
+    fail("--metrics-file {} cannot be opened: {}; choose another file", file_.string(), std::strerror(errno));
 }
 
 MetricsReporter::~MetricsReporter() {

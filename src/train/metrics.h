@@ -33,6 +33,7 @@ struct IterationMetrics {
   double expert_load_max_over_mean = 0.0;  // mean over the MoE layers; 0: a dense model
   std::int64_t skipped_iterations = 0;     // since the last report
   std::int64_t nan_iterations = 0;         // since the last report
+  std::optional<double> seconds_left;      // of the whole training; in the line only
 };
 
 struct ValidationMetrics {
@@ -48,12 +49,14 @@ std::string validation_line(const ValidationMetrics& metrics);
 std::string metrics_json(const IterationMetrics& metrics);  // one line without its end
 std::string metrics_json(const ValidationMetrics& metrics);
 
-// Reports from rank 0; on other ranks it does nothing. A metrics file that cannot be written is reported once
-// and given up: a training does not die of its log.
+// Reports from rank 0; on other ranks it does nothing. A metrics file that cannot be opened keeps a training
+// from starting; one that can no longer be written is reported once and given up: a training does not die of
+// its log.
 class MetricsReporter {
  public:
   // `file` may be empty. Goes on behind `resumed_iteration`: later lines, of a run that did not get to save
-  // them, are cut. At iteration 0 a file that exists is kept under the name FILE.old.
+  // them, are cut. At iteration 0 a file that exists is kept under the name FILE.old. Throws Error on rank 0
+  // if the file cannot be opened.
   MetricsReporter(std::filesystem::path file, std::int64_t resumed_iteration);
   ~MetricsReporter();
   MetricsReporter(const MetricsReporter&) = delete;

@@ -53,6 +53,7 @@ IterationMetrics example() {
   m.dropped_fraction = 0.015;
   m.expert_load_max_over_mean = 1.5;
   m.skipped_iterations = 1;
+  m.seconds_left = 201.0;
   return m;
 }
 
@@ -60,13 +61,30 @@ TEST_F(MetricsTest, IterationLineIsMegatrons) {
   EXPECT_EQ(iteration_line(example(), "2025-01-02 03:04:05"),
             " [2025-01-02 03:04:05] iteration       12/     100 | consumed samples:          384 | elapsed "
             "time per iteration (ms): "
-            "104.3 | throughput per GPU (TFLOP/s/GPU): 0.1 | learning rate: 1.200000E-04 | global batch "
+            "104.3 | throughput per GPU (TFLOP/s/GPU): 0.0573 | learning rate: 1.200000E-04 | global batch "
             "size:    32 | lm loss: "
             "5.250000E+00 | load_balancing_loss: 1.250000E-02 | z_loss: 5.000000E-01 | loss scale: 1.0 | "
             "grad norm: 0.988 | number of "
             "skipped iterations:   1 | number of nan iterations:   0 | tokens per second: 78576.2 | TFLOPs: "
             "0.0573 | dropped: 1.50 % | "
-            "expert load max/mean: 1.50 |");
+            "expert load max/mean: 1.50 | ETA: 3:21 |");
+}
+
+TEST_F(MetricsTest, ThroughputHasDigitsThatSaySomething) {
+  const auto printed = [](double tflops) {
+    IterationMetrics m = example();
+    m.tflops_per_device = tflops;
+    const std::string line = iteration_line(m, "now");
+    const std::string before = "(TFLOP/s/GPU): ";
+    const std::size_t begin = line.find(before) + before.size();
+    return line.substr(begin, line.find(" |", begin) - begin);
+  };
+  EXPECT_EQ(printed(123.46), "123.5");
+  EXPECT_EQ(printed(1.0), "1.0");
+  EXPECT_EQ(printed(0.57349), "0.573");
+  EXPECT_EQ(printed(0.01014), "0.0101");
+  EXPECT_EQ(printed(1.25e-12), "0.000000000");
+  EXPECT_EQ(printed(0.0), "0.0");
 }
 
 TEST_F(MetricsTest, JsonHoldsEveryField) {
@@ -145,11 +163,14 @@ TEST_F(MetricsTest, NewTrainingKeepsTheOldFile) {
   EXPECT_EQ(read_text_file(folder_ / "metrics.jsonl.old"), "{\"iteration\": 7}\n");
 }
 
+TEST_F(MetricsTest, AFileThatCannotBeOpenedIsRefused) {
+  for (const char* path : {"/proc/no-such-folder/metrics", "/proc/version/metrics", "/proc"})
+    EXPECT_ANY_THROW(MetricsReporter(path, 0)) << path;
+}
+
 TEST_F(MetricsTest, TrainingGoesOnWithoutAFile) {
   MetricsReporter reporter("/dev/full", 5);  // a device on which every write fails
   EXPECT_NO_THROW(reporter.report(example(), nullptr));
-  MetricsReporter nowhere("/proc/no-such-folder/metrics", 0);
-  EXPECT_NO_THROW(nowhere.report(example(), nullptr));
   MetricsReporter none("", 0);
   EXPECT_NO_THROW(none.report(example(), nullptr));
 }

@@ -37,6 +37,8 @@ void watch_stop_signals() {
     XMOE_CHECK(sigaction(signal, &action, nullptr) == 0, "signal {} cannot be watched", signal);
 }
 
+std::string stop_signal_name(int signal) { return signal == SIGINT ? "SIGINT" : "SIGTERM"; }
+
 int stop_signal() { return received; }
 
 }  // namespace xmoe

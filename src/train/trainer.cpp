@@ -37,10 +37,15 @@ class Trainer {
   void open_files();
   void resume();
   void print_summary() const;
+  // One iteration from reading its samples to the update. An error that all ranks share ends the training;
+  // what was learnt before is saved first.
+  StepResult iterate(double rate);
   void after_iteration(const StepResult& result, double rate, double seconds);
   void report(double rate);
   void validate();
   void save();
+  // A checkpoint that is not worth the training: what keeps it from being saved is a warning.
+  void try_to_save();
   // Whether to end after this iteration, by agreement of all ranks; says why.
   bool should_stop();
 
@@ -59,7 +64,8 @@ class Trainer {
   std::optional<Progress> progress_;
   Timer since_start_;
   std::int64_t saved_iteration_ = -1;
-  StepSummary summary_;  // since the last report
+  std::int64_t first_iteration_ = 0;  // what was done when this run began
+  StepSummary summary_;               // since the last report
 };
 
 Trainer::Trainer(const TrainConfig& config, Communicator& world)
@@ -77,8 +83,9 @@ Trainer::Trainer(const TrainConfig& config, Communicator& world)
   together(world_, [&] {
     if (!config_.checkpoint.save.empty() && world_.rank() == 0)
       prepare_save_directory(config_.checkpoint.save, tokenizer_json_, state_.iteration);
+    reporter_.emplace(config_.logging.metrics_file, state_.iteration);
   });
-  reporter_.emplace(config.logging.metrics_file, state_.iteration);
+  first_iteration_ = state_.iteration;
   print_summary();
 }
 
@@ -151,16 +158,12 @@ void Trainer::run() {
   const std::int64_t last = config_.batch.train_iterations;
   if (state_.iteration >= last)
     log::info("the checkpoint has all {} iterations: nothing is left to train", last);
-  progress_.emplace("training", last, "iterations");
+  progress_.emplace("training", last, "iterations", 1.0, first_iteration_);
   bool stop = false;
   while (state_.iteration < last && !stop) {
     const Timer timer;
-    const std::int64_t first = state_.consumed_samples;
-    const double rate = schedule_.rate_at(first + config_.batch.global);
-    const StepResult result = step_.run(config_.micro_batches(world_.size()), rate,
-                                        [&](std::int64_t index, const Tensor& tokens, const Tensor& targets) {
-                                          data_->read(first, index, tokens, targets);
-                                        });
+    const double rate = schedule_.rate_at(state_.consumed_samples + config_.batch.global);
+    const StepResult result = iterate(rate);
     ++state_.iteration;
     state_.consumed_samples += config_.batch.global;
     after_iteration(result, rate, timer.seconds());
@@ -169,8 +172,25 @@ void Trainer::run() {
   if (!summary_.empty()) report(schedule_.rate_at(state_.consumed_samples));
   const bool validated =
       config_.validation.interval > 0 && state_.iteration % config_.validation.interval == 0;
-  if (validation_ && !stop && !validated) validate();
+  // A failure of the validation must not take the trained model with it.
   if (!config_.checkpoint.save.empty() && saved_iteration_ != state_.iteration) save();
+  if (validation_ && !stop && !validated) validate();
+}
+
+StepResult Trainer::iterate(double rate) {
+  const std::int64_t first = state_.consumed_samples;
+  try {
+    return step_.run(config_.micro_batches(world_.size()), rate,
+                     [&](std::int64_t index, const Tensor& tokens, const Tensor& targets) {
+                       data_->read(first, index, tokens, targets);
+                     });
+  } catch (const Error& error) {
+    // Ranks that do not fail alike cannot save together. Up to here this iteration has changed no weights.
+    const bool trained = state_.iteration > first_iteration_ && saved_iteration_ != state_.iteration;
+    if (error.scope() == ErrorScope::every_rank && trained && !config_.checkpoint.save.empty()) try_to_save();
+    progress_->clear();
+    throw;
+  }
 }
 
 void Trainer::after_iteration(const StepResult& result, double rate, double seconds) {
@@ -182,19 +202,10 @@ void Trainer::after_iteration(const StepResult& result, double rate, double seco
   }
   progress_->update(state_.iteration, fmt::format("loss {:.3f}", result.lm_loss));
   if (state_.iteration % config_.logging.interval == 0) report(rate);
+  const CheckpointConfig& c = config_.checkpoint;
+  if (!c.save.empty() && c.save_interval > 0 && state_.iteration % c.save_interval == 0) try_to_save();
   const ValidationConfig& v = config_.validation;
   if (validation_ && v.interval > 0 && state_.iteration % v.interval == 0) validate();
-  const CheckpointConfig& c = config_.checkpoint;
-  if (!c.save.empty() && c.save_interval > 0 && state_.iteration % c.save_interval == 0) {
-    try {
-      save();
-    } catch (const Error& error) {
-      // The previous checkpoint is whole, and the next attempt may succeed. Only an error that all ranks
-      // share can be passed over.
-      if (error.scope() != ErrorScope::every_rank) throw;
-      log::warning("{}; training goes on", error.what());
-    }
-  }
 }
 
 void Trainer::report(double rate) {
@@ -207,6 +218,7 @@ void Trainer::report(double rate) {
   m.global_batch = config_.batch.global;
   m.learning_rate = rate;
   summary_.fill(m, seq, world_.size());
+  m.seconds_left = progress_->seconds_left(state_.iteration);
   reporter_->report(m, &*progress_);
   summary_ = {};
 }
@@ -235,6 +247,18 @@ void Trainer::save() {
             timer.seconds());
 }
 
+void Trainer::try_to_save() {
+  try {
+    save();
+  } catch (const Error& error) {
+    // The previous checkpoint is whole, and the next attempt may succeed. Only an error that all ranks share
+    // can be passed over.
+    if (error.scope() != ErrorScope::every_rank) throw;
+    progress_->clear();
+    log::warning("{}", error.what());
+  }
+}
+
 bool Trainer::should_stop() {
   const ExitConfig& e = config_.exit;
   const bool late = e.duration_in_minutes > 0 && since_start_.seconds() > 60.0 * e.duration_in_minutes;
@@ -245,13 +269,11 @@ bool Trainer::should_stop() {
   const bool interval = e.interval > 0 && state_.iteration % e.interval == 0;
   if (reason == 0 && !interval) return false;
   progress_->clear();
-  if (reason == kTimeLimit) {
-    log::info("stopping after iteration {}: --exit-duration-in-mins is over", state_.iteration);
-  } else if (reason != 0) {
-    log::info("stopping after iteration {}: signal {}", state_.iteration, reason);
-  } else {
-    log::info("stopping after iteration {}: --exit-interval", state_.iteration);
-  }
+  const std::string why = reason == kTimeLimit ? "--exit-duration-in-mins is over"
+                          : reason != 0        ? stop_signal_name(static_cast<int>(reason))
+                                               : "--exit-interval";
+  log::info("stopping after iteration {}: {}{}", state_.iteration, why,
+            config_.checkpoint.save.empty() ? "; without --save nothing is saved" : "");
   return true;
 }
 

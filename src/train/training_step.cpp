@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "train/together.h"
+
 namespace xmoe {
 
 TrainingStep::TrainingStep(Transformer& model, Optimizer& optimizer, Mesh& mesh,
@@ -12,13 +14,24 @@ TrainingStep::TrainingStep(Transformer& model, Optimizer& optimizer, Mesh& mesh,
       optimizer_(optimizer),
       mesh_(mesh),
       micro_batch_size_(micro_batch_size),
-      batch_({}, MemoryTag::workspace) {
-  const Shape shape = {micro_batch_size * model.config().seq_length};
-  tokens_ = batch_.tensor(DType::i32, shape);
-  targets_ = batch_.tensor(DType::i32, shape);
+      batch_({}, MemoryTag::workspace) {}
+
+void TrainingStep::read_batch(std::int64_t micro_batches, const Loader& load) {
+  if (!tokens_.defined() || tokens_.dim(0) != micro_batches) {
+    batch_.clear();
+    const Shape shape = {micro_batches, micro_batch_size_ * model_.config().seq_length};
+    tokens_ = batch_.tensor(DType::i32, shape);
+    targets_ = batch_.tensor(DType::i32, shape);
+  }
+  // All of it before the first forward: a rank that cannot read its part must not leave the others waiting in
+  // the middle of a layer.
+  together(mesh_.world(), [&] {
+    for (std::int64_t i = 0; i < micro_batches; ++i) load(i, tokens_[i], targets_[i]);
+  });
 }
 
 StepResult TrainingStep::run(std::int64_t micro_batches, double learning_rate, const Loader& load) {
+  read_batch(micro_batches, load);
   StepResult result;
   std::int64_t dropped = 0;
   std::int64_t assignments = 0;
@@ -26,8 +39,7 @@ StepResult TrainingStep::run(std::int64_t micro_batches, double learning_rate, c
   model_.clear_gradients();
   model_.clear_counts();
   for (std::int64_t i = 0; i < micro_batches; ++i) {
-    load(i, tokens_, targets_);
-    const MicroBatchResult r = model_.forward_backward(tokens_, targets_, micro_batch_size_, scale);
+    const MicroBatchResult r = model_.forward_backward(tokens_[i], targets_[i], micro_batch_size_, scale);
     result.lm_loss += scale * r.lm_loss;
     result.aux_loss += scale * r.aux_loss;
     result.z_loss += scale * r.z_loss;
@@ -36,6 +48,9 @@ StepResult TrainingStep::run(std::int64_t micro_batches, double learning_rate, c
   }
   optimizer_.reduce_gradients();
   result.gradient_norm = optimizer_.gradient_norm(model_.context());
+  // The sign of a NaN says nothing, and "-nan" confuses scripts and people.
+  for (double* value : {&result.lm_loss, &result.aux_loss, &result.z_loss, &result.gradient_norm})
+    if (std::isnan(*value)) *value = std::numeric_limits<double>::quiet_NaN();
   // Losses and norm are sums over all ranks: every rank decides the same.
   result.skipped = !std::isfinite(result.gradient_norm) ||
                    !std::isfinite(result.lm_loss + result.aux_loss + result.z_loss);
@@ -46,7 +61,7 @@ StepResult TrainingStep::run(std::int64_t micro_batches, double learning_rate, c
     optimizer_.step(model_.context(), learning_rate, result.gradient_norm);
     model_.update_expert_bias();
   }
-  summarise(dropped, assignments, micro_batches * tokens_.dim(0), result);
+  summarise(dropped, assignments, tokens_.numel(), result);
   return result;
 }
 

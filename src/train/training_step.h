@@ -25,18 +25,20 @@ struct StepResult {
 
 class TrainingStep {
  public:
-  // Fills tokens and targets, [micro * S] i32 each, with this rank's part of micro-batch `index`.
+  // Fills tokens and targets, [micro * S] i32 each, with this rank's part of micro-batch `index`. May throw
+  // Error on some ranks only.
   using Loader = std::function<void(std::int64_t index, const Tensor& tokens, const Tensor& targets)>;
 
   TrainingStep(Transformer& model, Optimizer& optimizer, Mesh& mesh, std::int64_t micro_batch_size);
 
-  // Throws Error (on all ranks alike) after kMaxConsecutiveSkips iterations in a row without a finite result,
-  // naming where it arises first.
+  // Throws Error on all ranks alike, before anything is changed, if the batch cannot be read on some; and
+  // after kMaxConsecutiveSkips iterations in a row without a finite result, naming where it arises first.
   StepResult run(std::int64_t micro_batches, double learning_rate, const Loader& load);
 
   static constexpr int kMaxConsecutiveSkips = 3;
 
  private:
+  void read_batch(std::int64_t micro_batches, const Loader& load);
   void summarise(std::int64_t dropped, std::int64_t assignments, std::int64_t tokens, StepResult& result);
   [[noreturn]] void fail_non_finite(const StepResult& result);
 
@@ -45,7 +47,7 @@ class TrainingStep {
   Mesh& mesh_;
   std::int64_t micro_batch_size_;
   Arena batch_;
-  Tensor tokens_, targets_;  // [micro * S] i32
+  Tensor tokens_, targets_;  // [micro_batches, micro * S] i32
   int consecutive_skips_ = 0;
 };
 

@@ -5,6 +5,7 @@
 #include <numbers>
 
 #include "ops/cross_entropy/cross_entropy.h"
+#include "train/together.h"
 
 namespace xmoe {
 
@@ -29,20 +30,22 @@ ValidationResult validate_model(Transformer& model, Mesh& mesh, const Evaluation
   const Tensor losses = memory.tensor(DType::f32, {micro * seq});
   ValidationResult result;
   for (std::int64_t b = 0; b < count; ++b) {
-    for (std::int64_t j = 0; j < micro; ++j) {
-      const std::int64_t window = b * per_batch + mesh.world().rank() * micro + j;
-      const auto n = static_cast<std::size_t>(seq);
-      const std::span<std::int32_t> in(tokens.data<std::int32_t>() + j * seq, n);
-      const std::span<std::int32_t> out(targets.data<std::int32_t>() + j * seq, n);
-      if (window < windows.count()) {
-        windows.read(window, in, out);
-        result.bytes += windows.predicted_bytes(out);
-      } else {
-        // Ranks take part in the collectives of every batch, with windows that count for nothing if need be.
-        std::fill(in.begin(), in.end(), 0);
-        std::fill(out.begin(), out.end(), kIgnoredTarget);
+    together(mesh.world(), [&] {
+      for (std::int64_t j = 0; j < micro; ++j) {
+        const std::int64_t window = b * per_batch + mesh.world().rank() * micro + j;
+        const auto n = static_cast<std::size_t>(seq);
+        const std::span<std::int32_t> in(tokens.data<std::int32_t>() + j * seq, n);
+        const std::span<std::int32_t> out(targets.data<std::int32_t>() + j * seq, n);
+        if (window < windows.count()) {
+          windows.read(window, in, out);
+          result.bytes += windows.predicted_bytes(out);
+        } else {
+          // Ranks take part in the collectives of every batch, if need be with windows that do not count.
+          std::fill(in.begin(), in.end(), 0);
+          std::fill(out.begin(), out.end(), kIgnoredTarget);
+        }
       }
-    }
+    });
     model.evaluate(tokens, targets, micro, losses);
     for (std::int64_t i = 0; i < micro * seq; ++i) {
       if (targets.data<std::int32_t>()[i] == kIgnoredTarget) continue;

@@ -31,8 +31,8 @@ class EvaluationWindows {
   // inputs [seq_length], targets [seq_length]; by any thread. Padding: input 0, target kIgnored.
   void read(std::int64_t window, std::span<std::int32_t> inputs, std::span<std::int32_t> targets) const;
 
-  // Bytes of text that the targets stand for; ends of documents stand for none. Bits per byte is the sum of
-  // the targets' losses over ln 2 times this.
+  // Bytes of text that the targets stand for; ends of documents stand for none. 0 without byte_lengths. Bits
+  // per byte is the sum of the targets' losses over ln 2 times this.
   std::int64_t predicted_bytes(std::span<const std::int32_t> targets) const;
 
  private:
