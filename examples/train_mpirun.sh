@@ -21,6 +21,8 @@ mkdir -p "$out"
 # The cores are shared out to the ranks; each computes with its threads and talks to the others through MPI. Experts are spread over
 # all ranks.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(( ($(nproc) + ranks - 1) / ranks ))}"
+# After Ctrl-C mpirun leaves its ranks this many seconds to save a checkpoint. It waits as long when a rank fails.
+export OMPI_MCA_odls_base_sigkill_timeout="${OMPI_MCA_odls_base_sigkill_timeout:-10}"
 exec mpirun -n "$ranks" --bind-to none "$xmoe" train \
   --config configs/models/demo.toml \
   --tokenizer "$out/tokenizer.json" --data-path "$out/train" --split 98,2,0 \

@@ -52,7 +52,13 @@ void add_train_command(CLI::App& app, Communicator& world) {
       "  xmoe train --config configs/models/small.toml --print-config\n\n"
       "Names in a TOML file are those of the flags, without dashes in front: `lr = 1e-3`. Tables like "
       "[model] order the file for the\n"
-      "reader and change nothing.");
+      "reader and change nothing.\n\n"
+      "Ctrl-C and SIGTERM save a checkpoint before the training ends. mpirun kills its ranks a second after "
+      "it was told to end: where\n"
+      "a step and a save take longer, give them time (in seconds; runs that fail take longer to end, too), "
+      "or "
+      "signal the ranks themselves:\n"
+      "  OMPI_MCA_odls_base_sigkill_timeout=20 mpirun -n 8 xmoe train ...");
   command->callback([state, &world] {
     std::vector<Problem> problems;
     together(world, [&] {

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/core.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,6 +18,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "train/signals.h"
 
 namespace xmoe {
 
@@ -158,6 +160,10 @@ void MetricsReporter::prepare_file(std::int64_t resumed_iteration) {
 void MetricsReporter::print(const std::string& line, Progress* progress) {
   if (log::rank() != 0) return;
   if (progress != nullptr) progress->clear();
+  // After a signal to stop the launcher may not read any more: what finds no room is left out, the checkpoint
+  // is worth more.
+  pollfd output{STDOUT_FILENO, POLLOUT, 0};
+  if (stop_signal() != 0 && poll(&output, 1, 0) != 1) return;
   fmt::print("{}\n", line);
   std::fflush(stdout);
 }

@@ -31,7 +31,9 @@ void watch_stop_signals() {
   received = 0;
   struct sigaction action = {};
   action.sa_handler = remember;
-  action.sa_flags = SA_RESTART;  // reads and writes in progress go on
+  // Not SA_RESTART: a launcher that was told to end reads no output any more, and a line that waits for it
+  // must not wait until the launcher kills this process. Writes to files are not interrupted.
+  action.sa_flags = 0;
   sigemptyset(&action.sa_mask);
   for (const int signal : {SIGTERM, SIGINT})
     XMOE_CHECK(sigaction(signal, &action, nullptr) == 0, "signal {} cannot be watched", signal);

@@ -6,8 +6,9 @@ prepare_data
 # The learning rate does not depend on the length here, so that the endless run and the short one go the same way.
 course=(--train-iters 1000000 --lr-decay-style constant --eval-interval 1000000)
 
-# Sends SIGNAL to the ranks (not to mpirun, which would end them its own way) once three iterations are done.
-interrupt_training() {  # SIGNAL DIRECTORY
+# Sends SIGNAL to the ranks, or to mpirun, which passes it on and reports a failure whatever the ranks do, once three
+# iterations are done.
+interrupt_training() {  # SIGNAL DIRECTORY ranks|mpirun
   local status=0 waited=0
   mpirun -n 2 "$xmoe" train "${train_flags[@]}" "${course[@]}" --save "$2" --metrics-file "$2.jsonl" >"$2.log" 2>&1 &
   local launcher=$!
@@ -17,15 +18,17 @@ interrupt_training() {  # SIGNAL DIRECTORY
     kill -0 "$launcher" 2>/dev/null || { cat "$2.log"; broken "training ended by itself"; }
     [ "$waited" -lt 600 ] || { kill "$launcher"; cat "$2.log"; broken "no third iteration within a minute"; }
   done
-  # shellcheck disable=SC2046  # a list of process ids
-  kill "-$1" $(cat "/proc/$launcher/task/$launcher/children") || broken "no ranks to signal"
+  local receivers="$launcher"
+  [ "$3" = mpirun ] || receivers=$(cat "/proc/$launcher/task/$launcher/children")
+  # shellcheck disable=SC2086  # a list of process ids
+  kill "-$1" $receivers || broken "no ranks to signal"
   wait "$launcher" || status=$?
-  [ "$status" -eq 0 ] || { cat "$2.log"; broken "exit status $status after SIG$1"; }
+  [ "$3" = mpirun ] || [ "$status" -eq 0 ] || { cat "$2.log"; broken "exit status $status after SIG$1"; }
   find "$2" -name '*.safetensors' | grep -q . || broken "SIG$1: no checkpoint in $2"
 }
 
-for signal in TERM INT; do
-  interrupt_training "$signal" "by_$signal"
+resume_equals_whole() {  # SIGNAL
+  local signal="$1" reached target
   reached=$(grep -c '"lm_loss"' "by_$signal.jsonl")
   target=$((reached + 2))
   train "${course[@]}" --train-iters "$target" --eval-iters 0 --load "by_$signal" --metrics-file resumed.jsonl \
@@ -36,5 +39,17 @@ for signal in TERM INT; do
   timeless whole.jsonl | grep '"lm_loss"' | tail -2 >whole.txt
   diff whole.txt resumed.txt || broken "the course after SIG$signal differs"
   rm -f resumed.jsonl whole.jsonl
+}
+
+for signal in TERM INT; do
+  interrupt_training "$signal" "by_$signal" ranks
+  resume_equals_whole "$signal"
 done
+
+# Ctrl-C on mpirun itself: it kills the ranks after a second, unless it is told to leave them time to save.
+rm -rf by_INT by_INT.jsonl
+export OMPI_MCA_odls_base_sigkill_timeout=5
+interrupt_training INT by_INT mpirun
+unset OMPI_MCA_odls_base_sigkill_timeout
+resume_equals_whole INT
 echo "passed"
