@@ -131,10 +131,16 @@ std::string metrics_json(const ValidationMetrics& m) {
 MetricsReporter::MetricsReporter(std::filesystem::path file, std::int64_t resumed_iteration)
     : file_(std::move(file)) {
   if (file_.empty() || log::rank() != 0) return;
-  prepare_file(resumed_iteration);
+  const auto refuse = [&](const std::string& why) {
+    fail("--metrics-file {} cannot be opened: {}; choose another file", file_.string(), why);
+  };
+  try {
+    prepare_file(resumed_iteration);
+  } catch (const std::filesystem::filesystem_error& error) {
+    refuse(error.code().message());
+  }
   descriptor_ = open(file_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-  if (descriptor_ < 0)
-    fail("--metrics-file {} cannot be opened: {}; choose another file", file_.string(), std::strerror(errno));
+  if (descriptor_ < 0) refuse(std::strerror(errno));
 }
 
 MetricsReporter::~MetricsReporter() {

@@ -8,6 +8,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "base/error.h"
 #include "base/file.h"
 
 namespace xmoe {
@@ -165,7 +166,7 @@ TEST_F(MetricsTest, NewTrainingKeepsTheOldFile) {
 
 TEST_F(MetricsTest, AFileThatCannotBeOpenedIsRefused) {
   for (const char* path : {"/proc/no-such-folder/metrics", "/proc/version/metrics", "/proc"})
-    EXPECT_ANY_THROW(MetricsReporter(path, 0)) << path;
+    EXPECT_THROW(MetricsReporter(path, 0), Error) << path;
 }
 
 TEST_F(MetricsTest, TrainingGoesOnWithoutAFile) {

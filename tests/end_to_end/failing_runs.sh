@@ -66,7 +66,7 @@ grep -q -- '-nan' not_finite.log && broken "a NaN has a sign"
 copy_data good
 no_tokenizer=(--data-path good --vocab-size 320 --split 80,20,0)
 for flag in --save --metrics-file; do
-  ended "${flag#--}" 'text\.txt' -- "${no_tokenizer[@]}" "$flag" text.txt/below
+  ended "${flag#--}" "$flag text\.txt/below cannot be" -- "${no_tokenizer[@]}" "$flag" text.txt/below
   grep -q 'iteration  ' "${flag#--}.log" && broken "$flag: found out after training"
 done
 ended save_in_proc '/proc/sys' -- "${no_tokenizer[@]}" --save /proc/sys
