@@ -8,7 +8,7 @@ ten steps. Per case one safetensors file:
 
     initial.NAME   parameters and router biases before the first step, f32
     tokens         [10, B, S + 1] i32: inputs are [:, :, :-1], targets [:, :, 1:]
-    logits         [B, S, V] of step 0
+    logits         [B, S, V] of the initial parameters on the tokens of step 0, nothing dropped: those of evaluation
     gradient.NAME  of step 0, of lm + aux + z loss, before clipping
     counts         [10, MoE layers, E] i64: assignments per expert, before dropping
     dropped        [10] i64: assignments dropped, over all MoE layers
@@ -152,7 +152,7 @@ class Model:
         self.biases = {n: t.to(dtype, copy=True) for n, t in biases.items()}
         self.margin = math.inf
 
-    def forward(self, tokens):
+    def forward(self, tokens, may_drop=True):
         """tokens [B, S] -> logits [B, S, V]; fills aux_loss, z_loss, counts and dropped."""
         model = self.case["model"]
         self.aux_loss, self.z_loss, self.counts, self.dropped = 0.0, 0.0, [], 0
@@ -163,7 +163,7 @@ class Model:
             x = x + self.attention(at + "attention.", self.norm(at + "attention_norm", x))
             y = self.norm(at + "mlp_norm", x)
             if is_moe_layer(model, layer):
-                x = x + self.moe(at + "moe.", y.reshape(-1, model["hidden"])).reshape(y.shape)
+                x = x + self.moe(at + "moe.", y.reshape(-1, model["hidden"]), may_drop).reshape(y.shape)
             else:
                 x = x + self.mlp(y, p[at + "mlp.w1"], p[at + "mlp.w2"])
         x = self.norm("final_norm", x)
@@ -259,11 +259,11 @@ class Model:
         self.z_loss = self.z_loss + router["z_loss_coeff"] * (logits.logsumexp(-1) ** 2).mean()
         return top, weights
 
-    def moe(self, at, x):
+    def moe(self, at, x, may_drop):
         router, moe, p = self.case["router"], self.case["moe"], self.parameters
         top, weights = self.route(at, x)
         capacity = None
-        if moe["capacity_factor"] is not None:
+        if may_drop and moe["capacity_factor"] is not None:
             wanted = math.ceil(x.shape[0] * router["top_k"] * moe["capacity_factor"] / router["experts"])
             capacity = max(moe["min_capacity"], wanted)
         y = torch.zeros_like(x)
@@ -311,6 +311,9 @@ def train(case, parameters, biases, tokens, dtype):
     result = {name: [] for name in ("lm_losses", "aux_losses", "z_losses", "grad_norms", "counts", "dropped")}
     for step in range(STEPS):
         inputs, targets = tokens[step, :, :-1].long(), tokens[step, :, 1:].long()
+        if step == 0:
+            with torch.no_grad():
+                result["logits"] = model.forward(inputs, may_drop=False).float()
         logits = model.forward(inputs)
         lm_loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         for w in model.parameters.values():
@@ -319,7 +322,6 @@ def train(case, parameters, biases, tokens, dtype):
         gradients = {n: w.grad.clone() for n, w in model.parameters.items()}
         norm = math.sqrt(sum(float((g.double()**2).sum()) for g in gradients.values()))
         if step == 0:
-            result["logits"] = logits.detach().float()
             result.update({f"gradient.{n}": g.float() for n, g in gradients.items()})
         result["lm_losses"].append(float(lm_loss))
         result["aux_losses"].append(float(model.aux_loss))
