@@ -62,21 +62,32 @@ class PairRows {
     const std::int64_t i = in_order() ? r : index_[r];
     return i < local_rows_ ? local_ + i * width_ : remote_ + (i - local_rows_) * width_;
   }
-  // Rows [begin, begin + count) as one matrix: as they lie, or gathered into `scratch`.
+  // Rows [begin, begin + count) as one matrix: as they lie where they follow each other, else gathered into
+  // `scratch`.
   const T* gather(std::int64_t begin, std::int64_t count, T* scratch) const {
-    if (in_order()) return row(begin);
+    if (consecutive(begin, count)) return row(begin);
     for (std::int64_t r = 0; r < count; ++r) std::memcpy(scratch + r * width_, row(begin + r), row_bytes());
     return scratch;
   }
   // Where a product may write rows [begin, begin + count): in place, or into `scratch`, to be followed by
   // scatter().
-  T* target(std::int64_t begin, T* scratch) const { return in_order() ? row(begin) : scratch; }
-  void scatter(std::int64_t begin, std::int64_t count, const T* scratch) const {
-    if (in_order()) return;
-    for (std::int64_t r = 0; r < count; ++r) std::memcpy(row(begin + r), scratch + r * width_, row_bytes());
+  T* target(std::int64_t begin, std::int64_t count, T* scratch) const {
+    return consecutive(begin, count) ? row(begin) : scratch;
+  }
+  void scatter(std::int64_t begin, std::int64_t count, const T* written) const {
+    if (written == row(begin)) return;
+    for (std::int64_t r = 0; r < count; ++r) std::memcpy(row(begin + r), written + r * width_, row_bytes());
   }
 
  private:
+  bool consecutive(std::int64_t begin, std::int64_t count) const {
+    if (in_order()) return true;
+    const std::int32_t first = index_[begin];
+    for (std::int64_t r = 1; r < count; ++r)
+      if (index_[begin + r] != first + r) return false;
+    // Not from one matrix into the other.
+    return first >= local_rows_ || first + count <= local_rows_;
+  }
   std::size_t row_bytes() const { return static_cast<std::size_t>(width_) * sizeof(T); }
 
   T* local_;
@@ -219,7 +230,7 @@ void forward(const Context& ctx, Activation activation, const ExpertRows& rows, 
     for (std::int64_t r = 0; r < b.rows; ++r)
       activate_row(activation, ffn, hb + r * width, weights == nullptr ? 1.0F : weights[b.begin + r],
                    a + r * ffn);
-    T* yb = output.target(b.begin, scratch);
+    T* yb = output.target(b.begin, b.rows, scratch);
     gemm_tile(product(b.rows, hidden, ffn, a, w2.data<T>() + b.expert * hidden * ffn, Transpose::yes, yb,
                       dtype_of<T>::value));
     output.scatter(b.begin, b.rows, yb);
@@ -260,7 +271,7 @@ void backward(const Context& ctx, Activation activation, const ExpertRows& rows,
                                 weights == nullptr ? 1.0F : weights[i], a + i * ffn, dh + i * width);
       if (dweight != nullptr) dweight[i] = d;
     }
-    T* dxb = output.target(b.begin, scratch);
+    T* dxb = output.target(b.begin, b.rows, scratch);
     gemm_tile(product(b.rows, hidden, width, dh + b.begin * width, w1.data<T>() + b.expert * width * hidden,
                       Transpose::no, dxb, dtype_of<T>::value));
     output.scatter(b.begin, b.rows, dxb);
