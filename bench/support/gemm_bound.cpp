@@ -71,9 +71,7 @@ double gemm_bound(std::int64_t m, std::int64_t n, std::int64_t k, DType input, D
   const double flops = 2.0 * static_cast<double>(m * n) * static_cast<double>(k);
   const memory::desc a = matrix(m, k, input, options.a);
   const memory::desc c = matrix(m, n, output, Transpose::no);
-  const memory::desc packed({k, n}, type(input), memory::format_tag::any);
-  entry->second = std::max(measure(a, matrix(k, n, input, options.b), c, options.accumulate, flops),
-                           measure(a, packed, c, options.accumulate, flops));
+  entry->second = measure(a, matrix(k, n, input, options.b), c, options.accumulate, flops);
   return entry->second;
 }
 

@@ -5,8 +5,9 @@
 
 namespace xmoe {
 
-// GFLOP/s of C [m, n] = op(A) op(B) with k terms, all threads: the better of a primitive compiled for the
-// shape with B as it lies and one with B packed beforehand (packing not counted). Measured once per shape.
+// GFLOP/s of C [m, n] = op(A) op(B) with k terms, all threads: by a primitive compiled for the shape, with
+// the operands as they lie: weights change with every step, so that packing them beforehand is no option in
+// training. Measured once per shape.
 double gemm_bound(std::int64_t m, std::int64_t n, std::int64_t k, DType input, DType output,
                   const GemmOptions& options = {});
 

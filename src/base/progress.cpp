@@ -16,6 +16,12 @@ constexpr double kTerminalPeriod = 0.2;  // seconds: smooth to the eye, negligib
 constexpr double kLogPeriod = 10.0;      // seconds: a log file should stay readable
 }  // namespace
 
+namespace {
+// Not fmt::print, which throws when a signal interrupts it: work does not end because its progress cannot be
+// shown.
+void write(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stderr); }
+}  // namespace
+
 std::string format_duration(double seconds) {
   const auto s = static_cast<std::int64_t>(std::llround(std::max(0.0, seconds)));
   if (s < 60) return fmt::format("{} s", s);
@@ -51,10 +57,10 @@ void Progress::draw(std::int64_t done, const std::string& note) {
   if (const auto left = seconds_left(done)) line += fmt::format(", {} left", format_duration(*left));
   if (!note.empty()) line += ", " + note;
   if (terminal_) {
-    fmt::print(stderr, "\r\033[K{}", line);
+    write("\r\033[K" + line);
     drawn_ = true;
   } else {
-    fmt::print(stderr, "{}\n", line);
+    write(line + "\n");
   }
   std::fflush(stderr);
 }
@@ -66,7 +72,7 @@ std::optional<double> Progress::seconds_left(std::int64_t done) const {
 
 void Progress::clear() {
   if (!drawn_) return;
-  fmt::print(stderr, "\r\033[K");
+  write("\r\033[K");
   drawn_ = false;
 }
 

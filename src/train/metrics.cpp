@@ -170,8 +170,15 @@ void MetricsReporter::print(const std::string& line, Progress* progress) {
   // is worth more.
   pollfd output{STDOUT_FILENO, POLLOUT, 0};
   if (stop_signal() != 0 && poll(&output, 1, 0) != 1) return;
-  fmt::print("{}\n", line);
-  std::fflush(stdout);
+  // Not through stdio: what a signal interrupts would stay in its buffer, and the next flush would wait for
+  // the launcher again.
+  const std::string text = line + "\n";
+  for (std::size_t done = 0; done < text.size();) {
+    const ssize_t n = write(STDOUT_FILENO, text.data() + done, text.size() - done);
+    if (n < 0 && errno != EINTR) return;
+    done += n < 0 ? 0 : static_cast<std::size_t>(n);
+    if (stop_signal() != 0) return;
+  }
 }
 
 void MetricsReporter::append(const std::string& json) {
