@@ -2,7 +2,7 @@
 
 namespace xmoe {
 
-Shape::Shape(std::initializer_list<std::int64_t> dims) : rank_(static_cast<int>(dims.size())) {
+Shape::Shape(std::span<const std::int64_t> dims) : rank_(static_cast<int>(dims.size())) {
   XMOE_CHECK(rank_ <= kMaxRank, "a shape has at most {} dimensions, got {}", kMaxRank, rank_);
   int axis = 0;
   for (const auto d : dims) {

@@ -43,16 +43,7 @@ Shape parse_shape(const json& dims) {
   for (const auto size : sizes) {
     if (size < 0) fail("a negative dimension, {}", size);
   }
-  switch (sizes.size()) {
-    case 1:
-      return {sizes[0]};
-    case 2:
-      return {sizes[0], sizes[1]};
-    case 3:
-      return {sizes[0], sizes[1], sizes[2]};
-    default:
-      return {sizes[0], sizes[1], sizes[2], sizes[3]};
-  }
+  return Shape(sizes);
 }
 
 // Every row of the tensor exactly once, from shards that exist.

@@ -107,18 +107,7 @@ class HeaderReader {
       if (numel > kMost / factor) refuse("{}: shape {} is too large", where, brief(dims));
       numel *= factor;
     }
-    switch (dims.size()) {
-      case 0:
-        return {1};
-      case 1:
-        return {sizes[0]};
-      case 2:
-        return {sizes[0], sizes[1]};
-      case 3:
-        return {sizes[0], sizes[1], sizes[2]};
-      default:
-        return {sizes[0], sizes[1], sizes[2], sizes[3]};
-    }
+    return dims.empty() ? Shape{1} : Shape(std::span<const std::int64_t>(sizes).first(dims.size()));
   }
 
   Extent extent_of(const json& tensor, const std::string& where) const {
