@@ -148,7 +148,7 @@ void Trainer::print_summary() const {
       config_.batch.micro, m.seq_length, name_of(config_.compute_dtype));
   log::info("data: {:.2f} M tokens an epoch, {:.2f} epochs in {} iterations",
             static_cast<double>(data_->tokens_per_epoch()) / kMillion,
-            static_cast<double>(config_.batch.train_samples * m.seq_length) /
+            static_cast<double>(config_.batch.train_iterations * config_.batch.global * m.seq_length) /
                 static_cast<double>(data_->tokens_per_epoch()),
             config_.batch.train_iterations);
 }
