@@ -6,7 +6,11 @@
 # Makes out/tokenizer.json, out/train.{bin,idx} and out/checkpoint; run it again to carry on from the last checkpoint.
 set -euo pipefail
 
-text="$1"
+text="${1:-}"
+if [ ! -r "$text" ]; then
+  echo "usage: examples/train_mpirun.sh TEXT_OR_JSONL [RANKS]   (${text:-no text} cannot be read)" >&2
+  exit 2
+fi
 ranks="${2:-2}"
 xmoe="${XMOE:-build/xmoe}"
 out="${OUT:-out}"
