@@ -53,8 +53,7 @@ void add_compatibility_flags(FlagTable& table) {
                 Arity::none, "recomputation of activations is not built yet; leave the flag out");
   table.refused("recompute-granularity", Arity::one,
                 "recomputation of activations is not built yet; leave the flag out");
-  table.refused("moe-eval-capacity-factor", Arity::one,
-                "evaluation drops nothing; leave the flag out");
+  table.refused("moe-eval-capacity-factor", Arity::one, "evaluation drops nothing; leave the flag out");
   table.refused("add-qkv-bias", Arity::none, "linear layers have no bias; leave the flag out");
   table.refused("vocab-file|merge-file", Arity::one,
                 "name the folder with vocab.json and merges.txt: --tokenizer DIR");
