@@ -35,7 +35,4 @@ inline float fast_exp(float x) {
 
 inline float sigmoid(float x) { return 1.0F / (1.0F + fast_exp(-x)); }
 
-// tanh by way of exp, stable for both signs.
-inline float fast_tanh(float x) { return 2.0F * sigmoid(2.0F * x) - 1.0F; }
-
 }  // namespace xmoe::cpu

@@ -1,7 +1,7 @@
 // oneDNN. f32 goes through its BLAS-like call, bf16 through one matmul primitive per (transposes, output,
 // accumulate) with dimensions given at run time: row counts of experts change with every batch, and a
-// primitive per shape would compile code at every step. On AVX-512 the run-time form is within 5 % of the
-// compiled one for tiles of 64 rows and more (bench: gemm).
+// primitive per shape would compile code at every step. On AVX-512 the run-time form reaches 0.87 to
+// 0.99 of the compiled one (xmoe_bench gemm).
 #include "ops/gemm/gemm_cpu.h"
 
 #include <algorithm>
