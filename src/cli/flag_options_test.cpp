@@ -75,7 +75,7 @@ TEST_F(FlagOptionsTest, ReadsTheCommandLine) {
   EXPECT_EQ(result.problems, Texts{});
   EXPECT_EQ(result.config.model.layers, 5);  // the last one wins
   EXPECT_EQ(result.config.model.moe.router.top_k, 6);
-  EXPECT_EQ(result.config.expert_parallel_size, 2);
+  EXPECT_EQ(result.config.parallel.layout.expert, 2);
   EXPECT_EQ(result.config.model.moe.activation, Activation::swiglu);
   EXPECT_EQ(result.config.data.sources.size(), 2U);
   EXPECT_EQ(result.config.optimizer.learning_rate, 1.2e-4);

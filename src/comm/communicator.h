@@ -10,6 +10,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "device/context.h"
@@ -23,6 +24,24 @@ enum class ReduceOp : std::uint8_t { sum, max, min };
 struct Traffic {
   std::int64_t calls = 0;
   std::int64_t bytes_sent = 0;
+  std::int64_t bytes_between_nodes = 0;  // of those, what went to ranks of other nodes
+};
+
+// One buffer of an uneven exchange. Rows of the leading dimension: send holds the rows for rank 0, then for
+// rank 1, ...; recv is filled in the same order. A rank's rows to itself travel by a plain copy.
+struct ExchangePart {
+  Tensor send;                              // [sum of send_rows, ...]
+  std::span<const std::int64_t> send_rows;  // [size]
+  Tensor recv;                              // [sum of recv_rows, ...]
+  std::span<const std::int64_t> recv_rows;  // [size]
+};
+
+// A collective under way. wait() returns when its result is usable and its inputs may be overwritten;
+// destruction waits too.
+class Transfer {
+ public:
+  virtual ~Transfer() = default;
+  virtual void wait() = 0;  // a second call does nothing
 };
 
 class Communicator {
@@ -39,14 +58,26 @@ class Communicator {
   virtual void reduce_scatter(const Tensor& input,                 // [size * n, ...]
                               const Tensor& output) = 0;       // [n, ...]: sum over ranks of this rank's part
   virtual void broadcast(const Tensor& values, int root) = 0;  // in place
-  // Rows of the leading dimension. send holds the rows for rank 0, then for rank 1, ...; recv is filled in
-  // the same order. A rank's rows to itself travel by a plain copy.
-  virtual void all_to_all_v(const Tensor& send,
-                            std::span<const std::int64_t> send_rows,  // [sum of send_rows, ...]
-                            const Tensor& recv, std::span<const std::int64_t> recv_rows) = 0;
+  virtual void all_to_all_v(const Tensor& send, std::span<const std::int64_t> send_rows, const Tensor& recv,
+                            std::span<const std::int64_t> recv_rows) = 0;  // one ExchangePart
+  // Several buffers in one round of messages, which goes on while the caller computes. Buffers must stay
+  // until the end of the transfer; the counts are copied. Transfers may overlap each other and other
+  // collectives of any group; all ranks start them in the same order.
+  virtual std::unique_ptr<Transfer> start_exchange(std::span<const ExchangePart> parts) = 0;
   virtual void barrier() = 0;
   // Ranks with the same color form a group, ordered by key, then by rank here.
   virtual std::unique_ptr<Communicator> split(int color, int key, const std::string& name) = 0;
+  // Ranks that share memory, in order of rank here.
+  virtual std::unique_ptr<Communicator> split_by_memory(const std::string& name) = 0;
+
+  // The node of each rank, for the account of traffic and for those who route by it; groups split from this
+  // one inherit it. Empty: not known, all on one. See comm/topology.h.
+  std::span<const int> nodes() const { return nodes_; }
+  void set_nodes(std::vector<int> nodes) { nodes_ = std::move(nodes); }  // the same on all ranks
+  bool on_other_node(int rank) const {
+    return !nodes_.empty() &&
+           nodes_[static_cast<std::size_t>(rank)] != nodes_[static_cast<std::size_t>(this->rank())];
+  }
 
   virtual const Traffic& traffic() const = 0;
   virtual const Arena& scratch() const = 0;  // where reductions are summed
@@ -55,6 +86,9 @@ class Communicator {
   double all_reduce(double value, ReduceOp op);  // sum in rank order, in double
   std::int64_t all_reduce(std::int64_t value, ReduceOp op);
   std::vector<std::string> all_gather_text(const std::string& text);
+
+ private:
+  std::vector<int> nodes_;
 };
 
 // The collective that this process is in at the moment ("all_to_all_v of the group ep"), or nothing. Callable

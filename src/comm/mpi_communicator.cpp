@@ -92,11 +92,14 @@ class MpiCommunicator final : public Communicator {
   void broadcast(const Tensor& values, int root) override;
   void all_to_all_v(const Tensor& send, std::span<const std::int64_t> send_rows, const Tensor& recv,
                     std::span<const std::int64_t> recv_rows) override;
+  std::unique_ptr<Transfer> start_exchange(std::span<const ExchangePart> parts) override;
   void barrier() override;
   std::unique_ptr<Communicator> split(int color, int key, const std::string& name) override;
+  std::unique_ptr<Communicator> split_by_memory(const std::string& name) override;
 
  private:
   MPI_Datatype row_type(std::int64_t bytes);
+  std::unique_ptr<Communicator> inherit_nodes(std::unique_ptr<Communicator> group) const;
   // [begin, end) of the elements of a chunk of n that rank r reduces.
   std::int64_t part_begin(std::int64_t n, int r) const { return n * r / size_; }
   void reduce_by_gather(const Tensor& values, ReduceOp op);
@@ -263,6 +266,16 @@ void MpiCommunicator::all_to_all_v(const Tensor& send, std::span<const std::int6
         "all_to_all_v", name_);
 }
 
+class Finished final : public Transfer {
+ public:
+  void wait() override {}
+};
+
+std::unique_ptr<Transfer> MpiCommunicator::start_exchange(std::span<const ExchangePart> parts) {
+  for (const ExchangePart& p : parts) all_to_all_v(p.send, p.send_rows, p.recv, p.recv_rows);
+  return std::make_unique<Finished>();
+}
+
 void MpiCommunicator::barrier() {
   const PendingOperation pending("barrier", name_);
   count(0);
@@ -281,7 +294,23 @@ std::unique_ptr<Communicator> MpiCommunicator::split(int color, int key, const s
   const PendingOperation pending("split", name_);
   MPI_Comm group = MPI_COMM_NULL;
   check(MPI_Comm_split(comm_, color, key, &group), "split", name_);
-  return make_group(group, /*owned=*/true, name);
+  return inherit_nodes(make_group(group, /*owned=*/true, name));
+}
+
+std::unique_ptr<Communicator> MpiCommunicator::split_by_memory(const std::string& name) {
+  const PendingOperation pending("split", name_);
+  MPI_Comm group = MPI_COMM_NULL;
+  check(MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &group), "split", name_);
+  return inherit_nodes(make_group(group, /*owned=*/true, name));
+}
+
+std::unique_ptr<Communicator> MpiCommunicator::inherit_nodes(std::unique_ptr<Communicator> group) const {
+  if (nodes().empty() || group->size() == 1) return group;
+  std::vector<std::int64_t> all(static_cast<std::size_t>(group->size()));
+  std::int64_t own = nodes()[static_cast<std::size_t>(rank_)];
+  group->all_gather(Tensor(&own, DType::i64, {1}), Tensor(all.data(), DType::i64, {group->size()}));
+  group->set_nodes(std::vector<int>(all.begin(), all.end()));
+  return group;
 }
 
 }  // namespace

@@ -8,6 +8,17 @@
 
 namespace xmoe {
 
+// What backward computes again instead of keeping it. Never the router's choice: its logits and the routing
+// stay.
+struct RecomputeConfig {
+  bool attention = false;  // --recompute-modules attention: queries, keys, values, output
+  bool mlp = false;        // mlp: pre-activations of dense layers and shared experts
+  bool moe = false;        // moe: rows of other ranks and pre-activations of experts
+  bool layer = false;      // --recompute-granularity full: all of a layer but its input
+
+  bool any() const { return attention || mlp || moe || layer; }
+};
+
 struct ModelConfig {
   std::int64_t layers = 0;      // --num-layers
   std::int64_t hidden = 0;      // --hidden-size: H
@@ -26,6 +37,7 @@ struct ModelConfig {
       1;                   // --moe-layer-freq: of the others, every n-th is an MoE layer (the n-th first)
   double init_std = 0.02;  // --init-method-std
   MoeConfig moe;           // router.experts == 0: a dense model
+  RecomputeConfig recompute;
 
   // Zero fields that mean "derived" are filled in here; called once after parsing.
   void resolve();

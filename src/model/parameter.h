@@ -1,26 +1,55 @@
 // A trainable tensor as the optimizer, the gradient reduction and the checkpoint see it.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
+#include <vector>
 
+#include "comm/mesh.h"
 #include "device/tensor.h"
 
 namespace xmoe {
 
-// Who holds the same values: all ranks (dense), or the ranks of one edp group (expert).
-enum class Replication : std::uint8_t { dense, expert };
+// Who holds the same values, and whose gradients are therefore summed.
+enum class Replication : std::uint8_t {
+  all,     // every rank: norms, routers, shared experts
+  tensor,  // the ranks of one dp group: matrices cut over tp
+  expert,  // the ranks of one edp group
+};
+inline constexpr int kReplications = 3;
+Communicator& replicas(const Mesh& mesh, Replication replication);
+
+struct AxisRange {
+  std::int64_t begin = 0;
+  std::int64_t size = 0;
+};
+
+// The part of a global tensor that a rank holds: along each axis the listed ranges one behind the other; an
+// axis without ranges is held whole.
+struct Sharding {
+  std::array<std::vector<AxisRange>, Shape::kMaxRank> axes;
+
+  Shape local_shape(const Shape& global) const;
+  // Element of the global tensor (row-major) that element `local` of the part is.
+  std::int64_t global_index(const Shape& global, std::int64_t local) const;
+};
+
+// Part `index` of `parts` equal ones of [begin, begin + size).
+AxisRange equal_part(const AxisRange& whole, std::int64_t index, std::int64_t parts);
 
 struct Parameter {
   std::string name;  // global, the same on every rank and layout: "layers.3.moe.experts.w1"
-  Tensor value;      // in the compute dtype; this rank's slice
+  Tensor value;      // in the compute dtype; this rank's part
   Tensor grad;       // f32, same shape; sums over micro-batches
-  Replication replication = Replication::dense;
+  Replication replication = Replication::all;
   bool decay = true;      // weight decay applies (false for norms and biases)
   bool trainable = true;  // false for buffers that are kept with the model but have no gradient
-  // The slice of the global tensor: rows [offset, offset + value.dim(0)) of global_shape's leading dimension.
   Shape global_shape;
-  std::int64_t offset = 0;
+  Sharding sharding;
+  // Where it lies in the flat buffers of ParameterSet::groups(); no group: not trainable.
+  int group = -1;
+  std::int64_t begin = 0;
 };
 
 }  // namespace xmoe

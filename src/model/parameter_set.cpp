@@ -1,63 +1,103 @@
 #include "model/parameter_set.h"
 
+#include <algorithm>
+#include <numeric>
+
 #include "base/parallel.h"
 #include "base/rng.h"
 
 namespace xmoe {
 
+namespace {
+// Elements: where a stage begins, every usual vector load of a weight is aligned.
+constexpr std::int64_t kAlignment = 32;
+}  // namespace
+
 std::size_t ParameterSet::declare(const ParameterSpec& spec) {
+  XMOE_CHECK(specs_.empty() || spec.stage >= specs_.back().stage, "{}: stage {} behind stage {}", spec.name,
+             spec.stage, specs_.back().stage);
   specs_.push_back(spec);
   return specs_.size() - 1;
 }
 
-void ParameterSet::allocate(Arena& values, Arena* gradients, std::uint64_t seed) {
-  std::int64_t flat[2] = {0, 0};  // elements by replication
-  for (const auto& spec : specs_) {
-    Parameter p;
+// Gives every trainable parameter its group and place.
+void ParameterSet::lay_out(const Mesh& mesh) {
+  const int stages = specs_.empty() ? 0 : specs_.back().stage + 1;
+  for (int r = 0; r < kReplications; ++r) {
+    const auto replication = static_cast<Replication>(r);
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      ParameterGroup group;
+      group.replication = replication;
+      group.dtype = dtype;
+      group.replicas = replicas(mesh, replication).size();
+      const std::int64_t multiple = std::lcm(kAlignment, std::int64_t{group.replicas});
+      std::int64_t end = 0;
+      bool any = false;
+      std::size_t i = 0;
+      for (int stage = 0; stage < stages; ++stage) {
+        for (; i < specs_.size() && specs_[i].stage == stage; ++i) {
+          const ParameterSpec& spec = specs_[i];
+          if (!spec.trainable || spec.replication != replication || spec.dtype != dtype) continue;
+          any = true;
+          parameters_[i].group = static_cast<int>(groups_.size());
+          parameters_[i].begin = end;
+          end += spec.sharding.local_shape(spec.global_shape).numel();
+        }
+        end = (end + multiple - 1) / multiple * multiple;
+        group.stage_ends.push_back(end);
+      }
+      if (any) groups_.push_back(std::move(group));
+    }
+  }
+}
+
+void ParameterSet::allocate(Arena& values, Arena* gradients, const Mesh& mesh, std::uint64_t seed) {
+  parameters_.resize(specs_.size());
+  lay_out(mesh);
+  for (auto& g : groups_) {
+    const Shape shape = {g.stage_ends.back()};
+    g.values = values.zeros(g.dtype, shape);
+    if (gradients != nullptr) g.gradients = gradients->zeros(DType::f32, shape);
+  }
+  for (std::size_t i = 0; i < specs_.size(); ++i) {
+    const ParameterSpec& spec = specs_[i];
+    Parameter& p = parameters_[i];
     p.name = spec.name;
     p.replication = spec.replication;
     p.decay = spec.decay;
     p.trainable = spec.trainable;
     p.global_shape = spec.global_shape;
-    Shape shape = spec.global_shape;
-    if (spec.replication == Replication::expert) {
-      XMOE_CHECK(shape[0] % shards_ == 0, "{}: {} experts do not divide over {} ranks", spec.name, shape[0],
-                 shards_);
-      shape[0] /= shards_;
-      p.offset = shard_ * shape[0];
+    p.sharding = spec.sharding;
+    const Shape shape = spec.sharding.local_shape(spec.global_shape);
+    if (p.group < 0) {
+      p.value = values.tensor(spec.dtype, shape);
+    } else {
+      const ParameterGroup& g = groups_[static_cast<std::size_t>(p.group)];
+      const auto place = [&](const Tensor& flat) {
+        return flat.slice(p.begin, p.begin + shape.numel()).reshape(shape);
+      };
+      p.value = place(g.values);
+      if (gradients != nullptr) p.grad = place(g.gradients);
     }
-    p.value = values.tensor(spec.dtype, shape);
-    if (spec.trainable) flat[static_cast<std::size_t>(spec.replication)] += shape.numel();
     initialise(spec, p, seed);
-    parameters_.push_back(p);
-  }
-  if (gradients == nullptr) return;
-  dense_gradients_ = gradients->zeros(DType::f32, {flat[0]});
-  expert_gradients_ = gradients->zeros(DType::f32, {flat[1]});
-  std::int64_t next[2] = {0, 0};
-  for (auto& p : parameters_) {
-    if (!p.trainable) continue;
-    auto& at = next[static_cast<std::size_t>(p.replication)];
-    const Tensor& buffer = p.replication == Replication::dense ? dense_gradients_ : expert_gradients_;
-    p.grad = buffer.slice(at, at + p.value.numel()).reshape(p.value.shape());
-    at += p.value.numel();
   }
 }
 
 void ParameterSet::initialise(const ParameterSpec& spec, const Parameter& parameter,
                               std::uint64_t seed) const {
   const Rng rng(seed, spec.name);
-  const std::int64_t row = parameter.value.dim(0) == 0 ? 0 : parameter.value.numel() / parameter.value.dim(0);
-  const std::int64_t first = parameter.offset * row;  // in the global tensor
   with_float(spec.dtype, [&]<typename T>(T) {
     T* out = parameter.value.data<T>();
     constexpr std::int64_t kGrain = 4096;  // elements worth a thread
     parallel_for(parameter.value.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i)
-        out[i] = static_cast<T>(
-            spec.init_std == 0.0
-                ? spec.init_value
-                : static_cast<float>(spec.init_std * rng.normal(static_cast<std::uint64_t>(first + i))));
+      for (std::int64_t i = begin; i < end; ++i) {
+        if (spec.init_std == 0.0) {
+          out[i] = static_cast<T>(spec.init_value);
+          continue;
+        }
+        const auto index = static_cast<std::uint64_t>(spec.sharding.global_index(spec.global_shape, i));
+        out[i] = static_cast<T>(static_cast<float>(spec.init_std * rng.normal(index)));
+      }
     });
   });
 }

@@ -1,6 +1,6 @@
-// The parameters of a model on this rank: declared by name and global shape, then allocated and initialised
-// together. Gradients lie in two flat buffers, one per kind of replication, so that each is reduced by one
-// collective and cleared by one fill.
+// The parameters of a model on this rank: declared by name, global shape and part held, then allocated and
+// initialised together. Values and gradients lie in flat buffers, one pair for each kind of replication and
+// dtype, in the order of declaration, so that a collective or the optimizer takes any run of them at once.
 #pragma once
 
 #include <cstdint>
@@ -17,39 +17,49 @@ namespace xmoe {
 struct ParameterSpec {
   std::string name;
   Shape global_shape;
-  Replication replication = Replication::dense;
+  Sharding sharding = {};
+  Replication replication = Replication::all;
   DType dtype = DType::f32;
   double init_std = 0.0;  // normal with this deviation; 0: the constant below
   float init_value = 0.0F;
   bool decay = true;
   bool trainable = true;
+  // When in a step its gradient is complete: backward passes the stages from the last to 0. Declared in
+  // ascending order.
+  int stage = 0;
+};
+
+// Trainable parameters of one replication and dtype.
+struct ParameterGroup {
+  Replication replication = Replication::all;
+  DType dtype = DType::f32;
+  int replicas = 1;  // ranks that hold the same
+  Tensor values;     // [n] in dtype
+  Tensor gradients;  // [n] f32; undefined where nothing is trained
+  // stage_ends[s]: end of the parameters of stages <= s. Each is a multiple of `replicas` (zeros fill up), so
+  // that any run of whole stages cuts into equal parts for them.
+  std::vector<std::int64_t> stage_ends;
 };
 
 class ParameterSet {
  public:
-  // Expert parameters are cut along their leading dimension: this rank holds part `shard` of `shards`.
-  ParameterSet(int shard, int shards) : shard_(shard), shards_(shards) {}
-
   std::size_t declare(const ParameterSpec& spec);
   // Allocates all that was declared. Initial values depend on (seed, name, index in the global tensor) only.
-  void allocate(Arena& values, Arena* gradients, std::uint64_t seed);
+  void allocate(Arena& values, Arena* gradients, const Mesh& mesh, std::uint64_t seed);
 
   std::span<Parameter> all() { return parameters_; }
   std::span<const Parameter> all() const { return parameters_; }
   Weight weight(std::size_t index) const { return {parameters_[index].value, parameters_[index].grad}; }
-
-  const Tensor& dense_gradients() const { return dense_gradients_; }    // [n] f32
-  const Tensor& expert_gradients() const { return expert_gradients_; }  // [n] f32
+  // In an order that is the same on all ranks; groups without parameters are left out.
+  std::span<const ParameterGroup> groups() const { return groups_; }
 
  private:
+  void lay_out(const Mesh& mesh);
   void initialise(const ParameterSpec& spec, const Parameter& parameter, std::uint64_t seed) const;
 
-  int shard_;
-  int shards_;
   std::vector<ParameterSpec> specs_;
   std::vector<Parameter> parameters_;
-  Tensor dense_gradients_;
-  Tensor expert_gradients_;
+  std::vector<ParameterGroup> groups_;
 };
 
 }  // namespace xmoe

@@ -79,8 +79,8 @@ Tensor Transformer::forward_layers(const Tensor& tokens, std::int64_t batch, boo
   return x;
 }
 
-void Transformer::backward_layer(const Layer& layer, std::int64_t batch, const LayerSaved& k,
-                                 double loss_scale, const Tensor& dx) {
+void Transformer::backward_layer(const Layer& layer, std::int64_t batch, LayerSaved& k, double loss_scale,
+                                 const Tensor& dx) {
   const Context ctx = context();
   const ArenaScope scope(workspace_);
   const Tensor normed = workspace_.tensor(dtype_, dx.shape());
@@ -216,8 +216,7 @@ void Transformer::clear_counts() {
 }
 
 void Transformer::clear_gradients() {
-  fill_zero(context(), parameters_.dense_gradients());
-  fill_zero(context(), parameters_.expert_gradients());
+  for (const auto& group : parameters_.groups()) fill_zero(context(), group.gradients);
 }
 
 void Transformer::update_expert_bias() {

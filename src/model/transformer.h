@@ -126,7 +126,7 @@ class Transformer {
   void forward_mlp(const Layer& layer, const Tensor& x, const Tensor& y, LayerSaved& kept, MoePass pass);
   Tensor final_hidden(const Tensor& tokens,
                       std::int64_t batch);  // [T, H] in the workspace, after the final norm
-  void backward_layer(const Layer& layer, std::int64_t batch, const LayerSaved& kept, double loss_scale,
+  void backward_layer(const Layer& layer, std::int64_t batch, LayerSaved& kept, double loss_scale,
                       const Tensor& dx);
   void reduce_router_sums(std::int64_t tokens, MicroBatchResult& result);
   RouterSumGradients router_gradients(const Layer& layer, double loss_scale) const;

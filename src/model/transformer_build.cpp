@@ -19,19 +19,20 @@ struct LayerIndices {
 
 class Declarations {
  public:
-  Declarations(ParameterSet& set, const ModelConfig& config, DType dtype)
+  Declarations(ParameterSet& set, const ModelConfig& config, DType dtype, const Mesh& mesh)
       : set_(set),
         config_(config),
         dtype_(dtype),
+        mesh_(mesh),
         // Projections that end a residual branch start smaller, so that the stream's variance does not grow
         // with depth (GPT-2).
         output_std_(config.init_std / std::sqrt(2.0 * static_cast<double>(config.layers))) {}
 
   std::size_t matrix(const std::string& name, const Shape& shape) {
-    return weight(name, shape, config_.init_std, Replication::dense);
+    return weight(name, shape, config_.init_std, Replication::all);
   }
   std::size_t output_matrix(const std::string& name, const Shape& shape) {
-    return weight(name, shape, output_std_, Replication::dense);
+    return weight(name, shape, output_std_, Replication::all);
   }
   std::size_t expert_matrix(const std::string& name, const Shape& shape) {
     return weight(name, shape, config_.init_std, Replication::expert);
@@ -44,30 +45,44 @@ class Declarations {
                          .global_shape = {config_.hidden},
                          .dtype = dtype_,
                          .init_value = value,
-                         .decay = false});
+                         .decay = false,
+                         .stage = stage});
   }
   std::size_t router(const std::string& name) {
     return set_.declare({.name = name,
                          .global_shape = {config_.moe.router.experts, config_.hidden},
-                         .init_std = config_.init_std});
+                         .init_std = config_.init_std,
+                         .stage = stage});
   }
   std::size_t router_bias(const std::string& name) {
-    return set_.declare(
-        {.name = name, .global_shape = {config_.moe.router.experts}, .decay = false, .trainable = false});
+    return set_.declare({.name = name,
+                         .global_shape = {config_.moe.router.experts},
+                         .decay = false,
+                         .trainable = false,
+                         .stage = stage});
   }
+
+  // Of what is declared next: 0 the embedding, 1 + l layer l, then the final norm and the output.
+  int stage = 0;
 
  private:
   std::size_t weight(const std::string& name, const Shape& shape, double deviation, Replication replication) {
+    Sharding sharding;
+    if (replication == Replication::expert)
+      sharding.axes[0] = {equal_part({0, shape[0]}, mesh_.ep().rank(), mesh_.ep().size())};
     return set_.declare({.name = name,
                          .global_shape = shape,
+                         .sharding = sharding,
                          .replication = replication,
                          .dtype = dtype_,
-                         .init_std = deviation});
+                         .init_std = deviation,
+                         .stage = stage});
   }
 
   ParameterSet& set_;
   const ModelConfig& config_;
   DType dtype_;
+  const Mesh& mesh_;
   double output_std_;
 };
 
@@ -116,23 +131,26 @@ Transformer::Transformer(const ModelConfig& config, DType dtype, Mesh& mesh, std
       values_({}, MemoryTag::parameters),
       gradients_({}, MemoryTag::gradients),
       saved_({}, MemoryTag::saved),
-      workspace_({}, MemoryTag::workspace),
-      parameters_(mesh.ep().rank(), mesh.ep().size()) {
+      workspace_({}, MemoryTag::workspace) {
   build_layers(seed, train);
 }
 
 void Transformer::build_layers(std::uint64_t seed, bool train) {
   const ModelConfig& c = config_;
   const bool bias = c.norm == NormKind::layer_norm;
-  Declarations declare(parameters_, c, dtype_);
+  Declarations declare(parameters_, c, dtype_, mesh_);
   const std::size_t embedding = declare.matrix("embedding.weight", {c.vocabulary, c.hidden});
   std::vector<LayerIndices> indices;
-  for (std::int64_t l = 0; l < c.layers; ++l) indices.push_back(declare_layer(declare, c, l));
+  for (std::int64_t l = 0; l < c.layers; ++l) {
+    ++declare.stage;
+    indices.push_back(declare_layer(declare, c, l));
+  }
+  ++declare.stage;
   const std::size_t final_norm = declare.vector("final_norm.weight", 1.0F);
   const std::size_t final_bias = bias ? declare.vector("final_norm.bias", 0.0F) : 0;
   const std::size_t output =
       c.tied_embeddings ? 0 : declare.matrix("output.weight", {c.vocabulary, c.hidden});
-  parameters_.allocate(values_, train ? &gradients_ : nullptr, seed);
+  parameters_.allocate(values_, train ? &gradients_ : nullptr, mesh_, seed);
 
   embedding_ = parameters_.weight(embedding);
   final_norm_ = parameters_.weight(final_norm);

@@ -219,18 +219,22 @@ TEST_F(TransformerTest, BiasMovesTowardsEvenLoad) {
 }
 
 TEST_F(TransformerTest, InitialValuesDoNotDependOnTheLayout) {
-  ParameterSet whole(0, 1);
-  ParameterSet half(1, 2);
-  const ParameterSpec spec{
-      .name = "w", .global_shape = {4, 3}, .replication = Replication::expert, .init_std = 1.0};
+  ParameterSet whole;
+  ParameterSet part;
+  ParameterSpec spec{
+      .name = "w", .global_shape = {4, 6}, .replication = Replication::expert, .init_std = 1.0};
   Arena values({}, MemoryTag::parameters);
   whole.declare(spec);
-  half.declare(spec);
-  whole.allocate(values, nullptr, 9);
-  half.allocate(values, nullptr, 9);
-  ASSERT_EQ(half.all()[0].value.shape(), (Shape{2, 3}));
+  spec.sharding.axes[0] = {{2, 2}};
+  spec.sharding.axes[1] = {{0, 1}, {3, 2}};
+  part.declare(spec);
+  whole.allocate(values, nullptr, mesh, 9);
+  part.allocate(values, nullptr, mesh, 9);
+  ASSERT_EQ(part.all()[0].value.shape(), (Shape{2, 3}));
+  const int columns[] = {0, 3, 4};
   for (int i = 0; i < 6; ++i)
-    EXPECT_EQ(half.all()[0].value.data<float>()[i], whole.all()[0].value.data<float>()[6 + i]);
+    EXPECT_EQ(part.all()[0].value.data<float>()[i],
+              whole.all()[0].value.data<float>()[6 * (2 + i / 3) + columns[i % 3]]);
 }
 
 }  // namespace

@@ -9,7 +9,8 @@
 
 namespace xmoe {
 
-enum class DispatcherKind : std::uint8_t { flat, padded };
+// automatic: flat or rbd, whichever is faster between the ranks at hand; settled before layers are made.
+enum class DispatcherKind : std::uint8_t { flat, padded, rbd, automatic };
 
 struct RouterConfig {
   std::int64_t experts = 0;                               // --num-experts
@@ -37,6 +38,8 @@ struct MoeConfig {
   std::optional<double> capacity_factor;     // --moe-expert-capacity-factor; unset: nothing is dropped
   std::int64_t min_capacity = 4;             // --moe-min-capacity
   DispatcherKind dispatcher = DispatcherKind::flat;  // --moe-dispatcher
+  // Batches into which a layer cuts its tokens, so that the rows of one travel while another is computed.
+  std::int64_t overlap_chunks = 1;  // --moe-overlap-chunks
 };
 
 }  // namespace xmoe

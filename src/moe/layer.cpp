@@ -85,7 +85,7 @@ void MoeLayer::forward(const Context& ctx, Arena& saved, const Tensor& x, const 
   }
 }
 
-void MoeLayer::backward(const Context& ctx, const Tensor& dy, const Tensor& x, const MoeSaved& kept,
+void MoeLayer::backward(const Context& ctx, const Tensor& dy, const Tensor& x, MoeSaved& kept,
                         const RouterSumGradients& router_gradients, const Tensor& dx) {
   const std::int64_t tokens = x.dim(0);
   const ArenaScope scope(ctx.workspace);

@@ -73,7 +73,7 @@ class MoeLayer {
   void backward(const Context& ctx,
                 const Tensor& dy,  // [T, H]
                 const Tensor& x,   // [T, H], as in forward
-                const MoeSaved& kept, const RouterSumGradients& router_gradients,
+                MoeSaved& kept, const RouterSumGradients& router_gradients,
                 const Tensor& dx);  // [T, H]; written
 
   const MoeConfig& config() const { return config_; }

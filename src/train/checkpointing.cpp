@@ -13,7 +13,8 @@ namespace xmoe {
 namespace {
 
 CheckpointTensor entry(const Parameter& p, const std::string& name, const Tensor& data) {
-  return {name, data, p.global_shape, p.offset, p.replication};
+  return {name, data, p.global_shape, p.sharding.axes[0].empty() ? 0 : p.sharding.axes[0][0].begin,
+          p.replication};
 }
 
 void append_masters(const Optimizer& optimizer, std::vector<CheckpointTensor>& tensors) {

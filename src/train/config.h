@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "comm/mesh.h"
 #include "model/config.h"
 
 namespace xmoe {
@@ -59,9 +60,20 @@ struct BatchConfig {
   std::int64_t train_tokens = 0;      // --train-tokens
 };
 
+struct ParallelConfig {
+  ParallelLayout layout;
+  std::int64_t zero_stage = 0;      // --zero-stage: 1 shards the optimizer over the replicas of a parameter
+  std::int64_t ranks_per_node = 0;  // --ranks-per-node; 0: ranks that share memory
+  double timeout_minutes = 10.0;    // --distributed-timeout-minutes: of one collective
+};
+
 struct LoggingConfig {
   std::int64_t interval = 100;         // --log-interval: iterations
   std::filesystem::path metrics_file;  // --metrics-file: JSON lines; empty: none
+  bool wall_clock_breakdown = false;   // --wall-clock-breakdown
+  std::filesystem::path trace;         // --trace: Chrome trace of some iterations; empty: none
+  std::int64_t trace_begin = 3;        // --trace-begin: first iteration traced
+  std::int64_t trace_iterations = 2;   // --trace-iters
 };
 
 struct ValidationConfig {
@@ -86,7 +98,7 @@ struct ExitConfig {
 struct TrainConfig {
   ModelConfig model;
   DataConfig data;
-  std::int64_t expert_parallel_size = 1;  // --expert-model-parallel-size
+  ParallelConfig parallel;
   BatchConfig batch;
   OptimizerConfig optimizer;
   // f32 unless asked: exact, and the faster of the two where a CPU has no bf16 units.
@@ -116,24 +128,24 @@ struct EvalConfig {
   std::optional<std::array<double, 3>> split;  // --split; unset: that of the training
   std::int64_t micro_batch = 4;                // --micro-batch-size
   std::int64_t iterations = 0;  // --eval-iters: batches of micro * ranks sequences; 0: the whole part
-  std::int64_t expert_parallel_size = 1;  // --expert-model-parallel-size
-  std::optional<DType> compute_dtype;     // --bf16, --fp32; unset: that of the training
-  std::filesystem::path output;           // --output: the result as JSON; empty: only printed
+  ParallelLayout layout;
+  std::optional<DType> compute_dtype;  // --bf16, --fp32; unset: that of the training
+  std::filesystem::path output;        // --output: the result as JSON; empty: only printed
 };
 
 struct GenerateConfig {
-  std::filesystem::path load;             // --load
-  std::int64_t iteration = -1;            // --iteration: of the checkpoint; -1: the latest
-  std::filesystem::path tokenizer;        // --tokenizer; empty: the one that the checkpoint was trained with
-  std::optional<std::string> prompt;      // --prompt; unset: read from standard input
-  std::int64_t max_new_tokens = 200;      // --max-new-tokens
-  std::int64_t samples = 1;               // --num-samples: continuations of the prompt
-  double temperature = 1.0;               // --temperature; 0: the most likely token each time
-  std::int64_t top_k = 0;                 // --top-k; 0: no limit
-  double top_p = 1.0;                     // --top-p
-  std::uint64_t seed = 1234;              // --seed
-  std::int64_t expert_parallel_size = 1;  // --expert-model-parallel-size
-  std::optional<DType> compute_dtype;     // --bf16, --fp32; unset: that of the training
+  std::filesystem::path load;         // --load
+  std::int64_t iteration = -1;        // --iteration: of the checkpoint; -1: the latest
+  std::filesystem::path tokenizer;    // --tokenizer; empty: the one that the checkpoint was trained with
+  std::optional<std::string> prompt;  // --prompt; unset: read from standard input
+  std::int64_t max_new_tokens = 200;  // --max-new-tokens
+  std::int64_t samples = 1;           // --num-samples: continuations of the prompt
+  double temperature = 1.0;           // --temperature; 0: the most likely token each time
+  std::int64_t top_k = 0;             // --top-k; 0: no limit
+  double top_p = 1.0;                 // --top-p
+  std::uint64_t seed = 1234;          // --seed
+  ParallelLayout layout;
+  std::optional<DType> compute_dtype;  // --bf16, --fp32; unset: that of the training
 };
 
 // Everything that is contradictory, missing or out of range in a configuration for `world_size` ranks. `flag`

@@ -31,7 +31,7 @@ class ConfigTest : public testing::Test {
     config_.batch.global = 8;
     config_.batch.train_iterations = 10;
     config_.optimizer.learning_rate = 1e-3;
-    config_.expert_parallel_size = 2;
+    config_.parallel.layout.expert = 2;
   }
   void TearDown() override { std::filesystem::remove_all(folder_); }
 
@@ -64,9 +64,9 @@ TEST_F(ConfigTest, NamesWhatIsMissing) {
 
 TEST_F(ConfigTest, FindsWhatDoesNotDivide) {
   EXPECT_EQ(flags(3), (Flags{"expert-model-parallel-size", "global-batch-size"}));
-  config_.expert_parallel_size = 3;
+  config_.parallel.layout.expert = 3;
   EXPECT_EQ(flags(3), (Flags{"expert-model-parallel-size", "global-batch-size"}));  // of 16 experts
-  config_.expert_parallel_size = 1;
+  config_.parallel.layout.expert = 1;
   config_.model.kv_heads = 3;
   EXPECT_EQ(flags(), Flags{"num-query-groups"});
   config_.model.kv_heads = 2;
@@ -112,7 +112,7 @@ TEST_F(ConfigTest, ChecksTheRouter) {
 TEST_F(ConfigTest, ChecksDenseModels) {
   config_.model.moe.router.experts = 0;
   EXPECT_EQ(flags(), Flags{"expert-model-parallel-size"});
-  config_.expert_parallel_size = 1;
+  config_.parallel.layout.expert = 1;
   config_.model.moe.shared_ffn_hidden = 8;
   EXPECT_EQ(flags(), Flags{"moe-shared-expert-intermediate-size"});
 }
@@ -185,7 +185,7 @@ TEST(EvalConfig, NeedsCheckpointAndData) {
   EvalConfig config;
   config.load = "/";
   config.sources = {{1.0, "/no/such"}};
-  config.expert_parallel_size = 2;
+  config.layout.expert = 2;
   EXPECT_EQ(validate(config, 3).size(), 3U);  // .bin, .idx, ranks
 }
 

@@ -44,7 +44,7 @@ void run_evaluation(const EvalConfig& config, Communicator& world) {
                        tokenizer ? hash64(tokenizer->json()) : 0);
   });
   expect_same(world, "what is evaluated", read, "Give all ranks the same data and tokenizer");
-  Mesh mesh(world, static_cast<int>(config.expert_parallel_size));
+  Mesh mesh(world, config.layout);
   Transformer model(trained.model, config.compute_dtype.value_or(trained.compute_dtype), mesh, trained.seed,
                     /*train=*/false);
   load_weights(checkpoint.manifest, model, world);

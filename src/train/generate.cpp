@@ -79,7 +79,7 @@ void run_generation(const GenerateConfig& config, Communicator& world, std::istr
   // Ranks that read another prompt would wait for each other.
   expect_same(world, "the tokenizer", fmt::format("checksum {:016x}", hash64(tokenizer->json())),
               "Give all ranks the same --tokenizer");
-  Mesh mesh(world, static_cast<int>(config.expert_parallel_size));
+  Mesh mesh(world, config.layout);
   Transformer model(trained.model, config.compute_dtype.value_or(trained.compute_dtype), mesh, trained.seed,
                     /*train=*/false);
   load_weights(checkpoint.manifest, model, world);

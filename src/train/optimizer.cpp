@@ -27,15 +27,19 @@ Optimizer::Optimizer(const OptimizerConfig& config, ParameterSet& parameters, Me
 }
 
 void Optimizer::reduce_gradients() {
-  mesh_.dp().all_reduce(parameters_.dense_gradients(), ReduceOp::sum);
-  mesh_.edp().all_reduce(parameters_.expert_gradients(), ReduceOp::sum);
+  for (const auto& g : parameters_.groups())
+    replicas(mesh_, g.replication).all_reduce(g.gradients, ReduceOp::sum);
 }
 
 double Optimizer::gradient_norm(const Context& ctx) const {
-  // Ranks of an ep group hold different experts; the groups are replicas of each other.
-  const double experts =
-      mesh_.ep().all_reduce(sum_of_squares(ctx, parameters_.expert_gradients()), ReduceOp::sum);
-  return std::sqrt(sum_of_squares(ctx, parameters_.dense_gradients()) + experts);
+  double squares = 0.0;
+  for (const auto& g : parameters_.groups()) {
+    double own = sum_of_squares(ctx, g.gradients);
+    // Ranks of an ep group hold different experts; the groups are replicas of each other.
+    if (g.replication == Replication::expert) own = mesh_.ep().all_reduce(own, ReduceOp::sum);
+    squares += own;
+  }
+  return std::sqrt(squares);
 }
 
 void Optimizer::step(const Context& ctx, double learning_rate, double gradient_norm) {

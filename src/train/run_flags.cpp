@@ -21,7 +21,7 @@ void add_precision_flags(FlagTable& table, std::optional<DType>& dtype) {
 
 void add_run_flags(FlagTable& table, TrainConfig& config) {
   table.group("Parallelism");
-  add_parallel_flag(table, config.expert_parallel_size);
+  add_parallel_flag(table, config.parallel.layout.expert);
 
   table.group("Precision");
   table.set("bf16", config.compute_dtype, DType::bf16,
@@ -94,7 +94,7 @@ FlagTable eval_flags(EvalConfig& config) {
   table.integer("eval-iters", config.iterations,
                 "Passes over micro-batch size * ranks sequences; 0: the whole part", at_least(0));
   table.path("output", config.output, "FILE", "Write the result as JSON");
-  add_parallel_flag(table, config.expert_parallel_size);
+  add_parallel_flag(table, config.layout.expert);
   add_precision_flags(table, config.compute_dtype);
   return table;
 }
@@ -123,7 +123,7 @@ FlagTable generate_flags(GenerateConfig& config) {
   table.real("top-p", config.top_p, "Sample from the most likely tokens that together have this probability",
              {.low = 0.0, .high = 1.0, .low_open = true});
   table.seed("seed", config.seed, "Of the sampling");
-  add_parallel_flag(table, config.expert_parallel_size);
+  add_parallel_flag(table, config.layout.expert);
   add_precision_flags(table, config.compute_dtype);
   return table;
 }

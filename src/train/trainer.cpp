@@ -71,7 +71,7 @@ class Trainer {
 Trainer::Trainer(const TrainConfig& config, Communicator& world)
     : config_(config),
       world_(world),
-      mesh_(world, static_cast<int>(config.expert_parallel_size)),
+      mesh_(world, config.parallel.layout),
       model_(config.model, config.compute_dtype, mesh_, config.seed, /*train=*/true),
       optimizer_(config.optimizer, model_.parameters(), mesh_),
       step_(model_, optimizer_, mesh_, config.batch.micro),

@@ -168,14 +168,14 @@ std::vector<Problem> validate(const TrainConfig& config, int world_size) {
   Problems problems;
   check_model(config.model, problems);
   check_moe(config.model, problems);
-  check_parallel(config.expert_parallel_size, world_size, problems);
+  check_parallel(config.parallel.layout.expert, world_size, problems);
   const std::int64_t experts = config.model.moe.router.experts;
-  if (experts == 0 && config.expert_parallel_size > 1)
+  if (experts == 0 && config.parallel.layout.expert > 1)
     problems.add("expert-model-parallel-size", "{} needs experts and --num-experts is 0: use 1",
-                 config.expert_parallel_size);
-  if (experts > 0 && config.expert_parallel_size > 0 && experts % config.expert_parallel_size != 0)
+                 config.parallel.layout.expert);
+  if (experts > 0 && config.parallel.layout.expert > 0 && experts % config.parallel.layout.expert != 0)
     problems.add("expert-model-parallel-size", "{} does not divide --num-experts {}: use a divisor",
-                 config.expert_parallel_size, experts);
+                 config.parallel.layout.expert, experts);
   check_batch(config, world_size, problems);
   check_schedule(config, world_size, problems);
   check_sources(config.data.sources, problems);
@@ -196,7 +196,7 @@ std::vector<Problem> validate(const EvalConfig& config, int world_size) {
   check_file("load", config.load, problems);
   check_sources(config.sources, problems);
   check_file("tokenizer", config.tokenizer, problems);
-  check_parallel(config.expert_parallel_size, world_size, problems);
+  check_parallel(config.layout.expert, world_size, problems);
   return problems.take();
 }
 
@@ -205,7 +205,7 @@ std::vector<Problem> validate(const GenerateConfig& config, int world_size) {
   if (config.load.empty()) problems.add("load", "is missing: give the directory of a checkpoint");
   check_file("load", config.load, problems);
   check_file("tokenizer", config.tokenizer, problems);
-  check_parallel(config.expert_parallel_size, world_size, problems);
+  check_parallel(config.layout.expert, world_size, problems);
   return problems.take();
 }
 

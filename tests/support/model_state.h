@@ -19,14 +19,14 @@ class ModelState {
   ModelState(int ep_rank, int ep_size, std::uint64_t seed)
       : ep_rank_(ep_rank), ep_size_(ep_size), seed_(seed) {
     for (const std::string suffix : {"", kFirstMomentSuffix, kSecondMomentSuffix}) {
-      add("embedding.weight" + suffix, DType::f32, {11, 3}, Replication::dense);
-      add("layers.0.norm.weight" + suffix, DType::f32, {5}, Replication::dense);
+      add("embedding.weight" + suffix, DType::f32, {11, 3}, Replication::all);
+      add("layers.0.norm.weight" + suffix, DType::f32, {5}, Replication::all);
       add("layers.1.moe.experts.w1" + suffix, DType::f32, {kExperts, 4, 3}, Replication::expert);
       add("layers.1.moe.experts.w2" + suffix, DType::f32, {3 * kExperts, 7}, Replication::expert);
     }
-    add("layers.1.moe.router.counts", DType::i64, {kExperts}, Replication::dense);
-    add("half", DType::bf16, {3, 1, 1, 3}, Replication::dense);
-    add("nothing", DType::f32, {0, 4}, Replication::dense);
+    add("layers.1.moe.router.counts", DType::i64, {kExperts}, Replication::all);
+    add("half", DType::bf16, {3, 1, 1, 3}, Replication::all);
+    add("nothing", DType::f32, {0, 4}, Replication::all);
     fill();
   }
 

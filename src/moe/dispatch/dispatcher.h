@@ -9,6 +9,11 @@
 // since the transpose of a gather is a sum over the same indices. What a plan keeps is all that backward
 // needs besides the rows.
 //
+// Both have up to two hops (over all ranks, within a node), and what is between them is done by relay(), so
+// that a caller with several batches of tokens keeps the wires busy while it computes:
+//
+//   begin(1); for i: passage[i]->relay(); begin(i + 1); rows = passage[i]->end(); experts(rows) ...
+//
 // T tokens here, k experts each, E experts in all, E / ep of them here, H hidden size, B rows of this rank's
 // tokens, R rows that this rank's experts compute, S of them from other ranks.
 #pragma once
@@ -44,23 +49,40 @@ struct DispatchPlan {
   std::size_t bytes() const;  // of the tensors above, kept until backward
 };
 
+// Rows under way. Buffers come from the arenas given to begin_*, whose scopes must outlive it; one that is
+// given up waits for what was started.
+class Passage {
+ public:
+  virtual ~Passage() = default;
+  virtual void relay() {}  // waits for the first hop and starts the second, where there are two
+  // Waits for the last hop. The rows that a dispatch brought; of a combine nothing, and its output is
+  // written.
+  virtual RowPair end() = 0;
+};
+
 class Dispatcher {
  public:
   virtual ~Dispatcher() = default;
 
-  // Exchanges counts and weights; the plan's arrays come from `saved`. The one place of a layer where the
-  // host waits for counts.
+  // Exchanges counts. The one place of a layer where the host waits for them. The plan's arrays come from
+  // `saved`; what depends on what other ranks send (expert_rows()) may be filled in by the first dispatch.
   virtual DispatchPlan plan(const Context& ctx, Arena& saved, const Pft& pft) = 0;
-  // x [T, H] -> where the local experts find their rows. Received rows come from `arena`.
-  virtual RowPair dispatch(const Context& ctx, Arena& arena, const DispatchPlan& plan, const Tensor& x) = 0;
+  // x [T, H] -> where the local experts find their rows. Received rows come from `arena`, as do the plan's
+  // arrays that the first dispatch fills in. Buffers to send come from ctx.workspace.
+  virtual std::unique_ptr<Passage> begin_dispatch(const Context& ctx, Arena& arena, DispatchPlan& plan,
+                                                  const Tensor& x) = 0;
   // Room for the experts' results, to be given to combine().
   virtual RowPair results(Arena& arena, const DispatchPlan& plan, const Tensor& like) = 0;
   // Brings the results back and sums them over the slots of each token, in order: out [T, H].
-  virtual void combine(const Context& ctx, const DispatchPlan& plan, const RowPair& results,
-                       const Tensor& out) = 0;
+  virtual std::unique_ptr<Passage> begin_combine(const Context& ctx, const DispatchPlan& plan,
+                                                 const RowPair& results, const Tensor& out) = 0;
   // Brings one float per row back: dweights [R] -> d_top_weights [T, k], 0 where dropped.
   virtual void return_weights(const Context& ctx, const DispatchPlan& plan, const Tensor& dweights,
                               const Tensor& d_top_weights) = 0;
+
+  // The same without anything in between. What dispatch() took from ctx.workspace is given back.
+  RowPair dispatch(const Context& ctx, Arena& arena, DispatchPlan& plan, const Tensor& x);
+  void combine(const Context& ctx, const DispatchPlan& plan, const RowPair& results, const Tensor& out);
 };
 
 // `ep`: the ranks that together hold all experts. The flat dispatcher takes any T on each rank. The padded

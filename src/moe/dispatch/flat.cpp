@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "moe/dispatch/dispatcher.h"
+#include "moe/dispatch/passage.h"
 #include "ops/gather/gather.h"
 
 namespace xmoe {
@@ -78,15 +79,17 @@ class FlatDispatcher final : public Dispatcher {
     return plan;
   }
 
-  RowPair dispatch(const Context& ctx, Arena& arena, const DispatchPlan& plan, const Tensor& x) override {
-    RowPair pair{x, {}};
-    if (ep_.size() == 1) return pair;
-    pair.remote = arena.tensor(x.dtype(), {plan.received(), x.dim(1)});
-    const ArenaScope scope(ctx.workspace);
+  std::unique_ptr<Passage> begin_dispatch(const Context& ctx, Arena& arena, DispatchPlan& plan,
+                                          const Tensor& x) override {
+    auto passage = std::make_unique<DispatchPassage>();
+    passage->rows.local = x;
+    if (ep_.size() == 1) return passage;
+    passage->rows.remote = arena.tensor(x.dtype(), {plan.received(), x.dim(1)});
     const Tensor send = ctx.workspace.tensor(x.dtype(), {plan.send_tokens.dim(0), x.dim(1)});
     gather_rows(ctx, x, plan.send_tokens, send);
-    ep_.all_to_all_v(send, plan.send_rows, pair.remote, plan.recv_rows);
-    return pair;
+    const ExchangePart part{send, plan.send_rows, passage->rows.remote, plan.recv_rows};
+    passage->transfer = ep_.start_exchange({&part, 1});
+    return passage;
   }
 
   RowPair results(Arena& arena, const DispatchPlan& plan, const Tensor& like) override {
@@ -95,12 +98,14 @@ class FlatDispatcher final : public Dispatcher {
     return pair;
   }
 
-  void combine(const Context& ctx, const DispatchPlan& plan, const RowPair& results,
-               const Tensor& out) override {
-    if (ep_.size() > 1)
-      ep_.all_to_all_v(results.remote, plan.recv_rows, results.local.slice(0, plan.send_tokens.dim(0)),
-                       plan.send_rows);
-    combine_rows(ctx, results.local, plan.combine_index, out);
+  std::unique_ptr<Passage> begin_combine(const Context& ctx, const DispatchPlan& plan, const RowPair& results,
+                                         const Tensor& out) override {
+    auto passage = std::make_unique<CombinePassage>(ctx, results.local, plan.combine_index, out);
+    if (ep_.size() == 1) return passage;
+    const ExchangePart part{results.remote, plan.recv_rows, results.local.slice(0, plan.send_tokens.dim(0)),
+                            plan.send_rows};
+    passage->transfer = ep_.start_exchange({&part, 1});
+    return passage;
   }
 
   void return_weights(const Context& ctx, const DispatchPlan& plan, const Tensor& dweights,

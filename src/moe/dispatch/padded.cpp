@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "moe/dispatch/dispatcher.h"
+#include "moe/dispatch/passage.h"
 #include "ops/gather/gather.h"
 
 namespace xmoe {
@@ -83,25 +84,28 @@ class PaddedDispatcher final : public Dispatcher {
     return plan;
   }
 
-  RowPair dispatch(const Context& ctx, Arena& arena, const DispatchPlan& plan, const Tensor& x) override {
-    const Tensor received = arena.tensor(x.dtype(), {plan.received(), x.dim(1)});
-    const ArenaScope scope(ctx.workspace);
+  std::unique_ptr<Passage> begin_dispatch(const Context& ctx, Arena& arena, DispatchPlan& plan,
+                                          const Tensor& x) override {
+    auto passage = std::make_unique<DispatchPassage>();
+    passage->rows.local = arena.tensor(x.dtype(), {plan.received(), x.dim(1)});
     const Tensor send = ctx.workspace.tensor(x.dtype(), {plan.local_rows, x.dim(1)});
     gather_rows(ctx, x, plan.send_tokens, send);
-    ep_.all_to_all_v(send, plan.send_rows, received, plan.recv_rows);
-    return {received, {}};
+    const ExchangePart part{send, plan.send_rows, passage->rows.local, plan.recv_rows};
+    passage->transfer = ep_.start_exchange({&part, 1});
+    return passage;
   }
 
   RowPair results(Arena& arena, const DispatchPlan& plan, const Tensor& like) override {
     return {arena.tensor(like.dtype(), {plan.received(), like.dim(1)}), {}};
   }
 
-  void combine(const Context& ctx, const DispatchPlan& plan, const RowPair& results,
-               const Tensor& out) override {
-    const ArenaScope scope(ctx.workspace);
+  std::unique_ptr<Passage> begin_combine(const Context& ctx, const DispatchPlan& plan, const RowPair& results,
+                                         const Tensor& out) override {
     const Tensor returned = ctx.workspace.tensor(out.dtype(), {plan.local_rows, out.dim(1)});
-    ep_.all_to_all_v(results.local, plan.recv_rows, returned, plan.send_rows);
-    combine_rows(ctx, returned, plan.combine_index, out);
+    auto passage = std::make_unique<CombinePassage>(ctx, returned, plan.combine_index, out);
+    const ExchangePart part{results.local, plan.recv_rows, returned, plan.send_rows};
+    passage->transfer = ep_.start_exchange({&part, 1});
+    return passage;
   }
 
   void return_weights(const Context& ctx, const DispatchPlan& plan, const Tensor& dweights,

@@ -35,7 +35,7 @@ struct CheckpointTensor {
   Tensor data;  // [rows, ...] in host memory; any dtype
   Shape global_shape;
   std::int64_t offset = 0;
-  Replication replication = Replication::dense;
+  Replication replication = Replication::all;
 };
 
 // Moments of a save at which a run may be killed; tests do.

@@ -44,7 +44,7 @@ std::vector<std::size_t> tensors_to_write(std::span<const CheckpointTensor> tens
   int expert_index = 0;
   // An expert tensor weighs alike on all ranks in the long run: only dense ones are balanced.
   for (std::size_t i = 0; i < tensors.size(); ++i) {
-    if (tensors[i].replication == Replication::dense) {
+    if (tensors[i].replication == Replication::all) {
       dense.push_back(i);
     } else if (expert_index++ % mesh.edp().size() == mesh.edp().rank()) {
       mine.push_back(i);

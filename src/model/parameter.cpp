@@ -1,0 +1,54 @@
+#include "model/parameter.h"
+
+namespace xmoe {
+
+Communicator& replicas(const Mesh& mesh, Replication replication) {
+  switch (replication) {
+    case Replication::tensor:
+      return mesh.dp();
+    case Replication::expert:
+      return mesh.edp();
+    case Replication::all:
+      break;
+  }
+  return mesh.world();
+}
+
+Shape Sharding::local_shape(const Shape& global) const {
+  Shape local = global;
+  for (int axis = 0; axis < global.rank(); ++axis) {
+    const auto& ranges = axes[static_cast<std::size_t>(axis)];
+    if (ranges.empty()) continue;
+    local[axis] = 0;
+    for (const AxisRange& r : ranges) local[axis] += r.size;
+  }
+  return local;
+}
+
+std::int64_t Sharding::global_index(const Shape& global, std::int64_t local) const {
+  const Shape shape = local_shape(global);
+  std::int64_t index = 0;
+  std::int64_t stride = 1;  // of the axis in the global tensor
+  for (int axis = global.rank() - 1; axis >= 0; --axis) {
+    std::int64_t at = local % shape[axis];
+    local /= shape[axis];
+    for (const AxisRange& r : axes[static_cast<std::size_t>(axis)]) {
+      if (at < r.size) {
+        at += r.begin;
+        break;
+      }
+      at -= r.size;
+    }
+    index += at * stride;
+    stride *= global[axis];
+  }
+  return index;
+}
+
+AxisRange equal_part(const AxisRange& whole, std::int64_t index, std::int64_t parts) {
+  XMOE_CHECK(whole.size % parts == 0, "{} do not divide into {} equal parts", whole.size, parts);
+  const std::int64_t size = whole.size / parts;
+  return {whole.begin + index * size, size};
+}
+
+}  // namespace xmoe
