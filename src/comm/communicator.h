@@ -64,6 +64,14 @@ class Communicator {
   // until the end of the transfer; the counts are copied. Transfers may overlap each other and other
   // collectives of any group; all ranks start them in the same order.
   virtual std::unique_ptr<Transfer> start_exchange(std::span<const ExchangePart> parts) = 0;
+  // The same for sums and gathers, for instance of buckets of gradients. `input` must stay as it is and
+  // `output` must not be touched until the end of the transfer; sums are taken by wait(), in rank order, in
+  // memory that the transfer brings along. `output` of the first may be this rank's part of `input`; `input`
+  // of the second may be this rank's part of `output`.
+  virtual std::unique_ptr<Transfer> start_reduce_scatter(const Tensor& input,        // [size * n, ...]
+                                                         const Tensor& output) = 0;  // [n, ...]; f32, bf16
+  virtual std::unique_ptr<Transfer> start_all_gather(const Tensor& input,            // [n, ...]
+                                                     const Tensor& output) = 0;      // [size * n, ...]
   virtual void barrier() = 0;
   // Ranks with the same color form a group, ordered by key, then by rank here.
   virtual std::unique_ptr<Communicator> split(int color, int key, const std::string& name) = 0;

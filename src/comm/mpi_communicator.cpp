@@ -93,6 +93,8 @@ class MpiCommunicator final : public Communicator {
   void all_to_all_v(const Tensor& send, std::span<const std::int64_t> send_rows, const Tensor& recv,
                     std::span<const std::int64_t> recv_rows) override;
   std::unique_ptr<Transfer> start_exchange(std::span<const ExchangePart> parts) override;
+  std::unique_ptr<Transfer> start_reduce_scatter(const Tensor& input, const Tensor& output) override;
+  std::unique_ptr<Transfer> start_all_gather(const Tensor& input, const Tensor& output) override;
   void barrier() override;
   std::unique_ptr<Communicator> split(int color, int key, const std::string& name) override;
   std::unique_ptr<Communicator> split_by_memory(const std::string& name) override;
@@ -273,6 +275,16 @@ class Finished final : public Transfer {
 
 std::unique_ptr<Transfer> MpiCommunicator::start_exchange(std::span<const ExchangePart> parts) {
   for (const ExchangePart& p : parts) all_to_all_v(p.send, p.send_rows, p.recv, p.recv_rows);
+  return std::make_unique<Finished>();
+}
+
+std::unique_ptr<Transfer> MpiCommunicator::start_reduce_scatter(const Tensor& input, const Tensor& output) {
+  reduce_scatter(input, output);
+  return std::make_unique<Finished>();
+}
+
+std::unique_ptr<Transfer> MpiCommunicator::start_all_gather(const Tensor& input, const Tensor& output) {
+  all_gather(input, output);
   return std::make_unique<Finished>();
 }
 
