@@ -31,7 +31,7 @@ std::size_t MoeSaved::bytes() const {
 MoeLayer::MoeLayer(const MoeConfig& config, const MoeWeights& weights, Communicator& ep)
     : config_(config),
       weights_(weights),
-      dispatcher_(make_dispatcher(ep, config)),
+      dispatcher_(make_dispatcher(ep, ep, config)),
       inference_dispatcher_(make_flat_dispatcher(ep)) {}
 
 RoutingOptions MoeLayer::routing_options() const {

@@ -302,11 +302,11 @@ TEST_P(MoeLayerOverRanks, KeepsWhatTheFormulaSays) {
   const std::int64_t shared = c.shared > 0 ? t * preactivation_width(c.activation, c.shared) : 0;
   const std::int64_t activations =
       static_cast<std::int64_t>(size_of(c.dtype)) * (computed * width + arriving * c.hidden + shared);
-  const std::int64_t routing = 4 * (t * config.router.experts + t * k + t * k + leaving + 3 * computed);
+  const std::int64_t routing = 4 * (t * config.router.experts + t * k + t * k + 2 * leaving + 3 * computed);
   EXPECT_EQ(static_cast<std::int64_t>(part.kept.bytes()), activations + routing);
   // The arena agrees, but for the rounding of each tensor to a cache line.
   EXPECT_GE(part.saved_bytes, part.kept.bytes());
-  EXPECT_LT(part.saved_bytes, part.kept.bytes() + 10 * 64);
+  EXPECT_LT(part.saved_bytes, part.kept.bytes() + 11 * 64);
 }
 
 std::string padded_refusal(std::int64_t tokens, std::int64_t min_capacity) {
