@@ -60,7 +60,7 @@ Tensor Transformer::forward_layers(const Tensor& tokens, std::int64_t batch, boo
   Tensor x = saved_.tensor(dtype_, stream);
   // Without backward two residual streams take turns, and what a layer keeps is given back behind it.
   Tensor spare = keep ? Tensor{} : saved_.tensor(dtype_, stream);
-  vocabulary_->embed(ctx, tokens, x);
+  projections_->embed(ctx, tokens, x);
   const RecomputeConfig recompute = keep ? config_.recompute : RecomputeConfig{};
   const auto arena_of = [&](bool again) -> Arena& { return again || recompute.layer ? workspace_ : saved_; };
   for (std::size_t l = 0; l < layers_.size(); ++l) {
@@ -130,7 +130,7 @@ double Transformer::forward_backward_loss(const Tensor& last, const Tensor& targ
   const Tensor losses = workspace_.tensor(DType::f32, {rows});
   norm_forward(ctx, config_.norm, static_cast<float>(config_.norm_epsilon), last, final_norm_.value,
                final_norm_bias_.value, normed, stats);
-  vocabulary_->losses(ctx, normed, targets, losses, static_cast<float>(loss_scale / denominator), dnormed);
+  projections_->losses(ctx, normed, targets, losses, static_cast<float>(loss_scale / denominator), dnormed);
   fill_zero(ctx, dx);
   norm_backward(ctx, config_.norm, dnormed, last, final_norm_.value, stats, dx, final_norm_.grad,
                 final_norm_bias_.grad);
@@ -158,7 +158,7 @@ MicroBatchResult Transformer::forward_backward(const Tensor& tokens, const Tenso
     backward_layer(layers_[l], batch, kept_[l], loss_scale, dx);
     complete(l + 1);
   }
-  vocabulary_->embed_backward(context(), tokens, dx);
+  projections_->embed_backward(context(), tokens, dx);
   complete(0);
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     if (!layers_[l].moe) continue;
@@ -181,12 +181,12 @@ void Transformer::evaluate(const Tensor& tokens, const Tensor& targets, std::int
                            const Tensor& losses) {
   const ArenaScope scope(workspace_);
   const Tensor normed = final_hidden(tokens, batch);
-  vocabulary_->losses(context(), normed, targets, losses, 1.0F, {});
+  projections_->losses(context(), normed, targets, losses, 1.0F, {});
 }
 
 void Transformer::logits(const Tensor& tokens, std::int64_t batch, const Tensor& out) {
   const ArenaScope scope(workspace_);
-  vocabulary_->logits(context(), final_hidden(tokens, batch), out);
+  projections_->logits(context(), final_hidden(tokens, batch), out);
 }
 
 void Transformer::clear_gradients() {
@@ -202,10 +202,7 @@ std::size_t Transformer::high_water(MemoryTag tag) const {
 
 std::size_t Transformer::moe_saved_bytes(std::int64_t layer) const {
   const LayerSaved& k = kept_[static_cast<std::size_t>(layer)];
-  std::size_t bytes = k.moe.bytes();
-  for (const Tensor& t : {k.middle, k.norm2})
-    if (t.defined()) bytes += t.bytes();
-  return bytes;
+  return k.moe.bytes() + k.middle.bytes() + k.norm2.bytes();
 }
 
 }  // namespace xmoe

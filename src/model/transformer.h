@@ -28,7 +28,7 @@
 #include "model/config.h"
 #include "model/dense_mlp.h"
 #include "model/parameter_set.h"
-#include "model/vocabulary.h"
+#include "model/token_projections.h"
 #include "moe/layer.h"
 
 namespace xmoe {
@@ -165,7 +165,7 @@ class Transformer {
   ParameterSet parameters_;
   std::vector<Layer> layers_;
   Weight embedding_, output_, final_norm_, final_norm_bias_;
-  std::optional<Vocabulary> vocabulary_;
+  std::optional<TokenProjections> projections_;
   Tensor rope_table_;                  // [S, D] f32
   Tensor router_sums_;                 // [MoE layers, E + 1] f32: prob_sums, z_sum
   Tensor router_counts_;               // [MoE layers, E] i64

@@ -182,7 +182,7 @@ void Transformer::build_layers(std::uint64_t seed, bool train) {
   final_norm_ = parameters_.weight(final_norm);
   if (bias) final_norm_bias_ = parameters_.weight(final_bias);
   if (!c.tied_embeddings) output_ = parameters_.weight(output);
-  vocabulary_.emplace(embedding_, this->output(), mesh_.tp());
+  projections_.emplace(embedding_, this->output(), mesh_.tp());
   rope_table_ = values_.tensor(DType::f32, {c.seq_length, c.head_dim});
   xmoe::rope_table(c.rotary_base, rope_table_);
 

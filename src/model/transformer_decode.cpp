@@ -26,7 +26,7 @@ void Transformer::decode(const Tensor& tokens, KeyValueCache& cache, const Tenso
   const Tensor normed = workspace_.tensor(dtype_, x.shape());
   const Tensor branch = workspace_.tensor(dtype_, x.shape());
   const Tensor stats = workspace_.tensor(DType::f32, {batch, 2});
-  vocabulary_->embed_whole(ctx, tokens, x);
+  projections_->embed_whole(ctx, tokens, x);
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     const Layer& layer = layers_[l];
     norm_forward(ctx, config_.norm, epsilon, x, layer.attention_norm.value, layer.attention_norm_bias.value,
@@ -46,7 +46,7 @@ void Transformer::decode(const Tensor& tokens, KeyValueCache& cache, const Tenso
     add(ctx, x, branch, x);
   }
   norm_forward(ctx, config_.norm, epsilon, x, final_norm_.value, final_norm_bias_.value, normed, stats);
-  vocabulary_->logits_whole(ctx, normed, out);
+  projections_->logits_whole(ctx, normed, out);
   ++cache.length;
 }
 

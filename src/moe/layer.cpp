@@ -22,8 +22,6 @@ Tensor as_f32(const Context& ctx, const Tensor& x) {
   return wide;
 }
 
-std::size_t bytes_of(const Tensor& t) { return t.defined() ? t.bytes() : 0; }
-
 std::int64_t count_dropped(const Tensor& rows) {
   const auto* row = rows.data<std::int32_t>();
   return std::count(row, row + rows.numel(), -1);
@@ -32,11 +30,11 @@ std::int64_t count_dropped(const Tensor& rows) {
 }  // namespace
 
 std::size_t MoeSaved::bytes() const {
-  std::size_t total = bytes_of(logits) + bytes_of(top_experts) + bytes_of(shared_h);
+  std::size_t total = logits.bytes() + top_experts.bytes() + shared_h.bytes();
   for (const TokenChunk& c : chunks) {
-    total += c.plan.bytes() + bytes_of(c.h) + bytes_of(c.x.remote);
+    total += c.plan.bytes() + c.h.bytes() + c.x.remote.bytes();
     // Else it is the layer's input, which belongs to the caller.
-    if (c.plan.packed) total += bytes_of(c.x.local);
+    if (c.plan.packed) total += c.x.local.bytes();
   }
   return total;
 }
@@ -47,13 +45,12 @@ MoeLayer::MoeLayer(const MoeConfig& config, const MoeWeights& weights, const Mes
       weights_(weights),
       recompute_(recompute),
       expert_tp_(mesh.layout().expert_tensor && mesh.tp().size() > 1 ? &mesh.tp() : nullptr),
-      dispatcher_(make_dispatcher(mesh.ep(), config)),
+      dispatcher_(make_dispatcher(mesh.ep(), mesh.ep_node(), config)),
       inference_dispatcher_(make_flat_dispatcher(mesh.ep())) {
   if (config.overlap_chunks > 1 && config.dispatcher == DispatcherKind::padded)
     fail_everywhere(
         "--moe-overlap-chunks {} with --moe-dispatcher padded: its buffers have room for the tokens of a "
-        "whole "
-        "micro-batch; use --moe-dispatcher flat or rbd, or one chunk",
+        "whole micro-batch; use --moe-dispatcher flat or rbd, or one chunk",
         config.overlap_chunks);
 }
 

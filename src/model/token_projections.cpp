@@ -1,4 +1,4 @@
-#include "model/vocabulary.h"
+#include "model/token_projections.h"
 
 #include <algorithm>
 
@@ -9,7 +9,7 @@
 
 namespace xmoe {
 
-Tensor Vocabulary::own_ids(const Context& ctx, const Tensor& tokens) const {
+Tensor TokenProjections::own_ids(const Context& ctx, const Tensor& tokens) const {
   const Tensor ids = ctx.workspace.tensor(DType::i32, tokens.shape());
   const auto* token = tokens.data<std::int32_t>();
   auto* id = ids.data<std::int32_t>();
@@ -25,7 +25,7 @@ Tensor Vocabulary::own_ids(const Context& ctx, const Tensor& tokens) const {
   return ids;
 }
 
-void Vocabulary::embed(const Context& ctx, const Tensor& tokens, const Tensor& out) const {
+void TokenProjections::embed(const Context& ctx, const Tensor& tokens, const Tensor& out) const {
   const profile::Scope activity(profile::Activity::embedding);
   const ArenaScope scope(ctx.workspace);
   const Tensor partial = partial_rows(ctx, tp_, out);
@@ -33,21 +33,21 @@ void Vocabulary::embed(const Context& ctx, const Tensor& tokens, const Tensor& o
   scatter_row_sums(tp_, partial, out);
 }
 
-void Vocabulary::embed_backward(const Context& ctx, const Tensor& tokens, const Tensor& dout) const {
+void TokenProjections::embed_backward(const Context& ctx, const Tensor& tokens, const Tensor& dout) const {
   const profile::Scope activity(profile::Activity::embedding);
   const ArenaScope scope(ctx.workspace);
   const Tensor all = gather_row_shards(ctx, tp_, dout);
   embedding_backward(ctx, own_ids(ctx, tokens), all, embedding_.grad);
 }
 
-void Vocabulary::embed_whole(const Context& ctx, const Tensor& tokens, const Tensor& out) const {
+void TokenProjections::embed_whole(const Context& ctx, const Tensor& tokens, const Tensor& out) const {
   const profile::Scope activity(profile::Activity::embedding);
   const ArenaScope scope(ctx.workspace);
   embedding_forward(ctx, own_ids(ctx, tokens), embedding_.value, out);
   if (tp_.size() > 1) tp_.all_reduce(out, ReduceOp::sum);
 }
 
-VocabularySlice Vocabulary::slice(const Context& ctx) const {
+VocabularySlice TokenProjections::slice(const Context& ctx) const {
   return {.first = first_word(), .words = words(), .merge = [this, &ctx](const Tensor& statistics) {
             const profile::Scope activity(profile::Activity::tensor_parallel);
             const ArenaScope scope(ctx.workspace);
@@ -58,7 +58,7 @@ VocabularySlice Vocabulary::slice(const Context& ctx) const {
           }};
 }
 
-void Vocabulary::losses(const Context& ctx, const Tensor& x, const Tensor& targets, const Tensor& losses,
+void TokenProjections::losses(const Context& ctx, const Tensor& x, const Tensor& targets, const Tensor& losses,
                         float grad_scale, const Tensor& dx) const {
   const profile::Scope activity(profile::Activity::loss);
   const ArenaScope scope(ctx.workspace);
@@ -71,12 +71,12 @@ void Vocabulary::losses(const Context& ctx, const Tensor& x, const Tensor& targe
   if (gradients) scatter_row_sums(tp_, partial, dx);
 }
 
-void Vocabulary::logits(const Context& ctx, const Tensor& x, const Tensor& out) const {
+void TokenProjections::logits(const Context& ctx, const Tensor& x, const Tensor& out) const {
   const ArenaScope scope(ctx.workspace);
   logits_whole(ctx, gather_row_shards(ctx, tp_, x), out);
 }
 
-void Vocabulary::logits_whole(const Context& ctx, const Tensor& x, const Tensor& out) const {
+void TokenProjections::logits_whole(const Context& ctx, const Tensor& x, const Tensor& out) const {
   const GemmOptions options{.a = Transpose::no, .b = Transpose::yes, .accumulate = false};
   if (tp_.size() == 1) {
     gemm(ctx, x, output_.value, out, options);

@@ -13,9 +13,9 @@
 
 namespace xmoe {
 
-class Vocabulary {
+class TokenProjections {
  public:
-  Vocabulary(const Weight& embedding,  // [V / G, H]
+  TokenProjections(const Weight& embedding,  // [V / G, H]
              const Weight& output,     // [V / G, H]; the same memory when they are tied
              Communicator& tp)
       : embedding_(embedding), output_(output), tp_(tp) {}
