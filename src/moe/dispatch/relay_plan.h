@@ -30,7 +30,6 @@ struct RelayPlan {
     std::int64_t received_entries() const { return sum(recv_entries); }
   };
 
-  bool complete = false;  // what other ranks' entries tell is filled in
   Leg crossing, own, relayed;
   // Own tokens' assignments to experts of this rank, by token then expert.
   Tensor local_entries;      // [n] i64
