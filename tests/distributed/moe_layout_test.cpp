@@ -185,8 +185,8 @@ TEST_F(MoeLayout, KeptBytesFallWithTheTensorParallelSize) {
       if (!ted) {
         EXPECT_EQ(bytes * tp, whole) << "tp " << tp;
       } else {
-        // Rows routed are those of the whole tp group: only pre-activations are cut. Of them a share of
-        // (ep - 1) / ep changes rank. docs/pft.md has the terms.
+        // Rows routed are those of the whole tp group: only pre-activations are cut. A share of (ep - 1) / ep
+        // of the rows changes rank.
         const std::int64_t routed = kSequence * kTopK;
         const std::int64_t crossing = routed - routed / mesh.ep().size();
         const std::int64_t shared = rows * preactivation_width(c.activation, c.shared);
