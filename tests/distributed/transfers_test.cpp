@@ -146,7 +146,9 @@ TEST(Transfers, DestructionWaits) {
 // Nobody enters MPI until all rows are there: if they need the caller, this test hangs and is ended.
 TEST(Transfers, AdvanceWithoutTheCaller) {
   if (world().size() > 1 && !asynchronous_progress()) GTEST_SKIP() << "this MPI allows no thread of its own";
-  Buffer rows(world(), 1, DType::f32, 5000, [](int, int) { return std::int64_t{40}; });
+  // To the next rank, in more pieces than MPI sends at once.
+  Buffer rows(world(), 1, DType::f32, 5000,
+              [](int from, int to) { return std::int64_t{to == (from + 1) % world().size() ? 400 : 0}; });
   const auto transfer = world().start_exchange({&rows.part, 1});
   for (std::size_t i = 0; i < rows.recv.size(); i += 61) {
     const std::atomic_ref<std::uint8_t> arriving(rows.recv[i]);
