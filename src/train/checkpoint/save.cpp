@@ -173,13 +173,15 @@ CheckpointManifest Save::write_shard(std::span<const CheckpointTensor> tensors,
   std::vector<SafetensorsItem> items;
   for (const auto i : mine) {
     const auto& tensor = tensors[i];
-    CheckpointManifest::Entry entry{tensor.data.dtype(), tensor.global_shape, {}};
+    auto& entry =
+        part.tensors
+            .try_emplace(tensor.name, CheckpointManifest::Entry{tensor.data.dtype(), tensor.global_shape, {}})
+            .first->second;
     for (const auto& placed : boxes_of_run(tensor.global_shape, tensor.sharding, tensor.begin,
                                            tensor.begin + tensor.data.numel())) {
       items.push_back({name_of_box(tensor.name, placed.box, tensor.global_shape), tensor.data, placed});
       entry.slices.push_back({0, placed.box});
     }
-    part.tensors.emplace(tensor.name, std::move(entry));
   }
   const std::string file = fmt::format("shard-{:05d}-of-{:05d}.safetensors", world_.rank(), world_.size());
   const WrittenFile written = write_safetensors(temporary_ / file, items, {{"format", "xmoe"}});
