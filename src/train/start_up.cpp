@@ -1,0 +1,129 @@
+#include "train/start_up.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace xmoe {
+
+namespace {
+
+constexpr double kMillion = 1e6;
+
+std::string counted(std::int64_t count, const std::string& what) {
+  return fmt::format("{} {}{}", count, what, count == 1 ? "" : "s");
+}
+
+std::string model_line(const ModelConfig& m) {
+  const auto counts = m.parameter_counts();
+  return fmt::format(
+      "model: {:.2f} M parameters, {:.2f} M active per token; {} layers, hidden {}, {} experts, top-{}",
+      static_cast<double>(counts.total) / kMillion, static_cast<double>(counts.active) / kMillion, m.layers,
+      m.hidden, m.moe.router.experts, m.moe.router.top_k);
+}
+
+// "2 nodes of 4 ranks", "2 nodes of 3 to 4 ranks"
+std::string nodes_text(const std::vector<int>& ranks_of_node) {
+  const auto [least, most] = std::minmax_element(ranks_of_node.begin(), ranks_of_node.end());
+  return fmt::format("{} of {}{}", counted(static_cast<std::int64_t>(ranks_of_node.size()), "node"),
+                     *least == *most ? "" : fmt::format("{} to ", *least), counted(*most, "rank"));
+}
+
+std::string layout_line(const TrainConfig& config, const StartUpFacts& facts) {
+  const ParallelLayout& layout = config.parallel.layout;
+  std::string text = fmt::format("layout: {}, {} each; tensor parallel {}, data parallel {}",
+                                 nodes_text(facts.ranks_of_node), counted(facts.threads, "thread"),
+                                 layout.tensor, data_parallel_size(layout, facts.ranks));
+  if (config.model.moe.router.experts > 0) {
+    const std::int64_t holders = layout.expert_tensor ? facts.ranks / layout.tensor : facts.ranks;
+    text += fmt::format(", expert parallel {} ({}), replicas of an expert {}", layout.expert,
+                        layout.placement == ExpertPlacement::ep_first ? "ep-first" : "dp-first",
+                        holders / layout.expert);
+  }
+  if (layout.tensor > 1 && config.model.moe.router.experts > 0)
+    text += layout.expert_tensor ? ", experts cut over tensor parallel ranks"
+                                 : ", MoE blocks on parts of the sequence";
+  return text;
+}
+
+std::string batch_line(const TrainConfig& config, const StartUpFacts& facts) {
+  std::string text = fmt::format(
+      "batch: {} in {} of {} of {} tokens; {}, ZeRO stage {}", counted(config.batch.global, "sequence"),
+      counted(config.micro_batches(facts.ranks), "micro-batch") +
+          (config.micro_batches(facts.ranks) == 1 ? "" : "es"),
+      counted(config.batch.micro * data_parallel_size(config.parallel.layout, facts.ranks), "sequence"),
+      config.model.seq_length, name_of(config.compute_dtype), config.parallel.zero_stage);
+  return text;
+}
+
+std::string data_line(const TrainConfig& config, const StartUpFacts& facts) {
+  std::string text = fmt::format(
+      "data: {:.2f} M tokens an epoch, {:.2f} epochs in {} iterations; ",
+      static_cast<double>(facts.tokens_per_epoch) / kMillion,
+      static_cast<double>(config.batch.train_iterations * config.batch.global * config.model.seq_length) /
+          static_cast<double>(facts.tokens_per_epoch),
+      config.batch.train_iterations);
+  if (!facts.validation_windows) return text + "no validation";
+  const std::int64_t used =
+      std::min(*facts.validation_windows, config.validation.iterations * config.batch.global);
+  return text + fmt::format("validation on {} of {} of {} tokens", used,
+                            counted(*facts.validation_windows, "window"), config.model.seq_length);
+}
+
+}  // namespace
+
+ParallelRun::ParallelRun(Communicator& world, const ParallelLayout& layout, std::int64_t ranks_per_node)
+    : topology(detect_topology(world, static_cast<int>(ranks_per_node))), mesh(world, layout) {}
+
+std::string mesh_table(const ParallelLayout& layout, const Topology& topology) {
+  const auto ranks = static_cast<int>(topology.node_of.size());
+  const auto tensor = static_cast<int>(layout.tensor);
+  std::string text = fmt::format(
+      "{} on {}: tensor parallel {}, data parallel {}, expert parallel {} ({}{})\n"
+      "A group is named by its first rank; behind the colon, which of its members the rank is.\n"
+      "{:>6} {:>9} {:>9} {:>9} {:>9}  {}\n",
+      counted(ranks, "rank"), counted(topology.nodes(), "node"), tensor, ranks / tensor, layout.expert,
+      layout.placement == ExpertPlacement::ep_first ? "ep-first" : "dp-first",
+      layout.expert_tensor ? ", experts cut over tp" : "", "rank", "tp", "dp", "ep", "edp", "node");
+  // The place of a rank among those that `group` gives the same number.
+  const auto place = [&](int rank, auto&& group) {
+    int first = -1;
+    int before = 0;
+    for (int r = 0; r < rank; ++r) {
+      if (group(r) != group(rank)) continue;
+      if (first < 0) first = r;
+      ++before;
+    }
+    return fmt::format("{}:{}", first < 0 ? rank : first, before);
+  };
+  for (int rank = 0; rank < ranks; ++rank) {
+    const int node = topology.node_of[static_cast<std::size_t>(rank)];
+    text += fmt::format("{:>6} {:>9} {:>9} {:>9} {:>9}  {} {}\n", rank,
+                        place(rank, [&](int r) { return r / tensor; }),
+                        place(rank, [&](int r) { return r % tensor; }),
+                        place(rank, [&](int r) { return expert_groups(layout, ranks, r).ep; }),
+                        place(rank, [&](int r) { return expert_groups(layout, ranks, r).edp; }), node,
+                        topology.host_names[static_cast<std::size_t>(node)]);
+  }
+  return text;
+}
+
+ModelConfig model_to_run(ModelConfig trained) {
+  trained.moe.dispatcher = DispatcherKind::flat;
+  trained.moe.overlap_chunks = 1;
+  trained.recompute = {};
+  return trained;
+}
+
+std::vector<std::string> start_up_lines(const TrainConfig& resolved, const StartUpFacts& facts) {
+  return {
+      model_line(resolved.model),
+      layout_line(resolved, facts),
+      batch_line(resolved, facts),
+      data_line(resolved, facts),
+      "throughput per GPU counts useful operations only (causal attention as half, kept rows of active "
+      "experts); TFLOPs counts as X-MoE does (all of the square, dropped rows too)",
+  };
+}
+
+}  // namespace xmoe
