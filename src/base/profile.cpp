@@ -25,6 +25,16 @@ bool recording = false;
 Clock::time_point origin;  // of the events
 Events kept;
 
+// What goes on belongs to the layer that it went on in.
+void enter_layer(std::int64_t index) {
+  if (on && !stack.empty()) {
+    const auto now = Clock::now();
+    count(stack.back(), now);
+    stack.back().since = now;
+  }
+  layer.store(index, std::memory_order_relaxed);
+}
+
 std::int64_t since_origin(Clock::time_point time) {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(time - origin).count();
 }
@@ -82,8 +92,8 @@ Scope::~Scope() {
   if (!stack.empty()) stack.back().since = now;
 }
 
-LayerScope::LayerScope(std::int64_t index) : before_(layer.exchange(index, std::memory_order_relaxed)) {}
-LayerScope::~LayerScope() { layer.store(before_, std::memory_order_relaxed); }
+LayerScope::LayerScope(std::int64_t index) : before_(current_layer()) { enter_layer(index); }
+LayerScope::~LayerScope() { enter_layer(before_); }
 
 std::int64_t current_layer() { return layer.load(std::memory_order_relaxed); }
 

@@ -46,7 +46,7 @@ class Scope {
   bool active_;
 };
 
-// Work in its scope belongs to this layer; without one, to the step.
+// Work in its scope belongs to this layer, that of an activity begun outside too; without one, to the step.
 class LayerScope {
  public:
   explicit LayerScope(std::int64_t layer);
