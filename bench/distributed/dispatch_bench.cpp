@@ -38,25 +38,25 @@ struct Result {
 
 class Layer {
  public:
-  Layer(Communicator& ep, const MoeConfig& config, DType dtype)
-      : ep_(ep),
+  Layer(const Mesh& mesh, const MoeConfig& config, DType dtype)
+      : ep_(mesh.ep()),
         memory_({}, MemoryTag::parameters),
         saved_({}, MemoryTag::saved),
         workspace_({}, MemoryTag::workspace) {
-    const std::int64_t experts = kExperts / ep.size();
+    const std::int64_t experts = kExperts / ep_.size();
     MoeWeights w;
     w.router = {filled({kExperts, kHidden}, DType::f32, 0.05, "router"),
                 memory_.zeros(DType::f32, {kExperts, kHidden})};
     w.experts_w1 = weight({experts, 2 * kFfn, kHidden}, dtype);
     w.experts_w2 = weight({experts, kHidden, kFfn}, dtype);
-    const std::string mine = std::to_string(ep.rank());
+    const std::string mine = std::to_string(ep_.rank());
     x_ = filled({kTokens, kHidden}, dtype, 1.0, "x" + mine);
     dy_ = filled({kTokens, kHidden}, dtype, 1.0, "dy" + mine);
     y_ = memory_.zeros(dtype, x_.shape());
     dx_ = memory_.zeros(dtype, x_.shape());
     sums_ = {memory_.zeros(DType::f32, {kExperts}), memory_.zeros(DType::i64, {kExperts}),
              memory_.zeros(DType::f32, {1})};
-    layer_ = std::make_unique<MoeLayer>(config, w, ep);
+    layer_ = std::make_unique<MoeLayer>(config, w, mesh);
   }
 
   Result measure() {
@@ -97,7 +97,7 @@ class Layer {
     std::int64_t leaving = 0;
     std::int64_t staying = 0;
     for (std::int64_t a = 0; a < kept_.top_experts.numel(); ++a) {
-      if (kept_.plan.combine_index.data<std::int32_t>()[a] < 0) continue;
+      if (kept_.chunks[0].plan.combine_index.data<std::int32_t>()[a] < 0) continue;
       const bool here = kept_.top_experts.data<std::int32_t>()[a] / local == ep_.rank();
       (here ? staying : leaving) += 1;
     }
@@ -137,6 +137,7 @@ void run(Communicator& world, const std::string& json) {
   config.router.pre_softmax = true;
   config.ffn_hidden = kFfn;
   config.activation = Activation::swiglu;
+  const Mesh mesh(world, world.size());
   Bench bench;
   for (const DType dtype : {DType::f32, DType::bf16}) {
     struct Way {
@@ -149,7 +150,7 @@ void run(Communicator& world, const std::string& json) {
           Way{"flat_no_drop", DispatcherKind::flat, false}}) {
       config.dispatcher = kind;
       config.capacity_factor = drop ? std::optional<double>(kCapacityFactor) : std::nullopt;
-      const Result r = Layer(world, config, dtype).measure();
+      const Result r = Layer(mesh, config, dtype).measure();
       if (world.rank() != 0) continue;
       const std::string shape =
           fmt::format("{} ranks x T {} H {} I {} E {} k {}, {:.1f} % dropped", world.size(), kTokens, kHidden,

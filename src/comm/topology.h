@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "comm/mesh.h"
 
 namespace xmoe {
 
@@ -20,5 +21,11 @@ struct Topology {
 // ranks does (the last may be shorter). Tells `world` (set_nodes), from which groups inherit it. Throws Error
 // on all ranks alike when ranks_per_node is negative.
 Topology detect_topology(Communicator& world, int ranks_per_node = 0);
+
+// Who sits where, for people: a table of nodes, one of ranks with their places in the groups of comm/mesh.h
+// ("2:1" is place 1 of group 2), and a line for each kind of group on whether it crosses nodes. Long tables
+// are shortened in the middle. Not collective. The layout fits the topology's ranks.
+std::string describe(const ParallelLayout& layout, const Topology& topology);
+std::string describe(const Mesh& mesh, const Topology& topology);
 
 }  // namespace xmoe

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "base/profile.h"
+#include "comm/row_shards.h"
 #include "ops/gemm/gemm.h"
 #include "ops/rope/rope.h"
 
@@ -19,35 +21,56 @@ void rotate(const Context& ctx, RopeDirection direction, const AttentionShape& s
 }
 }  // namespace
 
-void AttentionBlock::forward(const Context& ctx, Arena& saved, const AttentionShape& shape,
-                             const Tensor& rope_table, const Tensor& x, const Tensor& y,
-                             AttentionSaved& kept) const {
+void AttentionBlock::attend(const Context& ctx, Arena& saved, const AttentionShape& shape,
+                            const Tensor& rope_table, const Tensor& x, AttentionSaved& kept) const {
   kept.qkv = saved.tensor(x.dtype(), {shape.rows(), shape.qkv_width()});
   kept.out = saved.tensor(x.dtype(), {shape.rows(), shape.heads * shape.head_dim});
   kept.lse = saved.tensor(DType::f32, {shape.batch, shape.heads, shape.seq});
   gemm(ctx, x, qkv_.value, kept.qkv, kTimesTransposed);
   rotate(ctx, RopeDirection::forward, shape, kept.qkv, rope_table);
   attention_forward(ctx, shape, kept.qkv, kept.out, kept.lse);
-  gemm(ctx, kept.out, output_.value, y, kTimesTransposed);
+}
+
+void AttentionBlock::forward(const Context& ctx, Arena& saved, const AttentionShape& shape,
+                             const Tensor& rope_table, const Tensor& x, const Tensor& y,
+                             AttentionSaved& kept) const {
+  const profile::Scope activity(profile::Activity::attention);
+  if (&saved == &ctx.workspace) {
+    attend(ctx, saved, shape, rope_table, gather_row_shards(ctx, tp_, x), kept);
+  } else {
+    const ArenaScope scope(ctx.workspace);
+    attend(ctx, saved, shape, rope_table, gather_row_shards(ctx, tp_, x), kept);
+  }
+  const ArenaScope scope(ctx.workspace);
+  const Tensor partial = partial_rows(ctx, tp_, y);
+  gemm(ctx, kept.out, output_.value, partial, kTimesTransposed);
+  scatter_row_sums(tp_, partial, y);
 }
 
 void AttentionBlock::backward(const Context& ctx, const AttentionShape& shape, const Tensor& rope_table,
-                              const Tensor& dy, const Tensor& x, const AttentionSaved& kept,
+                              const Tensor& dy, const Tensor& x, AttentionSaved kept,
                               const Tensor& dx) const {
+  const profile::Scope activity(profile::Activity::attention);
   const ArenaScope scope(ctx.workspace);
+  const Tensor all_x = gather_row_shards(ctx, tp_, x);  // not kept: it is tp times as large as what is
+  const Tensor all_dy = gather_row_shards(ctx, tp_, dy);
+  if (!kept.qkv.defined()) attend(ctx, ctx.workspace, shape, rope_table, all_x, kept);
   const Tensor dout = ctx.workspace.tensor(dy.dtype(), kept.out.shape());
   const Tensor dqkv = ctx.workspace.tensor(dy.dtype(), kept.qkv.shape());
-  gemm(ctx, dy, output_.value, dout, {});
-  gemm(ctx, dy, kept.out, output_.grad, kAccumulateTransposed);
+  gemm(ctx, all_dy, output_.value, dout, {});
+  gemm(ctx, all_dy, kept.out, output_.grad, kAccumulateTransposed);
   attention_backward(ctx, shape, dout, kept.qkv, kept.out, kept.lse, dqkv);
   rotate(ctx, RopeDirection::backward, shape, dqkv, rope_table);
-  gemm(ctx, dqkv, x, qkv_.grad, kAccumulateTransposed);
-  gemm(ctx, dqkv, qkv_.value, dx, {});
+  gemm(ctx, dqkv, all_x, qkv_.grad, kAccumulateTransposed);
+  const Tensor partial = partial_rows(ctx, tp_, dx);
+  gemm(ctx, dqkv, qkv_.value, partial, {});
+  scatter_row_sums(tp_, partial, dx);
 }
 
 void AttentionBlock::decode(const Context& ctx, const AttentionShape& shape, const Tensor& rope_table,
                             std::int64_t position, const Tensor& x, const Tensor& keys, const Tensor& values,
                             const Tensor& y) const {
+  const profile::Scope activity(profile::Activity::attention);
   const ArenaScope scope(ctx.workspace);
   const std::int64_t query_width = shape.heads * shape.head_dim;
   const std::int64_t kv_width = shape.kv_heads * shape.head_dim;
@@ -70,6 +93,7 @@ void AttentionBlock::decode(const Context& ctx, const AttentionShape& shape, con
   const Tensor out = ctx.workspace.tensor(x.dtype(), {shape.batch, query_width});
   attention_decode(ctx, shape, position + 1, q, keys, values, out);
   gemm(ctx, out, output_.value, y, kTimesTransposed);
+  if (tp_.size() > 1) tp_.all_reduce(y, ReduceOp::sum);
 }
 
 }  // namespace xmoe

@@ -8,12 +8,16 @@
 //
 // mlp is dense in the first layers and an MoE in the others (ModelConfig::is_moe_layer). Kept for backward
 // per layer: the residual streams x_l and m_l, statistics of the norms, what the attention keeps and what the
-// MoE keeps; outputs of norms are computed again.
+// MoE keeps; outputs of norms are computed again, and so is what ModelConfig::recompute names.
 //
-// T = batch * S tokens of this rank, H hidden size, V rows of the embedding, E experts.
+// T = batch * S tokens of this rank's micro-batch, H hidden size, V rows of the embedding, E experts. The
+// ranks of a tensor-parallel group of G are given the same tokens, and each holds n = T / G rows of the
+// streams between blocks (sequence parallelism): all that works row by row, norms and MoE blocks, works on
+// those alone.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,7 +26,9 @@
 #include "comm/mesh.h"
 #include "model/attention_block.h"
 #include "model/config.h"
+#include "model/dense_mlp.h"
 #include "model/parameter_set.h"
+#include "model/token_projections.h"
 #include "moe/layer.h"
 
 namespace xmoe {
@@ -32,11 +38,11 @@ struct MicroBatchResult {
   double lm_loss = 0.0;          // mean over the tokens of all ranks
   double aux_loss = 0.0;         // with its coefficient; sum over layers
   double z_loss = 0.0;           // likewise
-  std::int64_t dropped = 0;      // assignments dropped on this rank
-  std::int64_t assignments = 0;  // assignments made on this rank
+  std::int64_t dropped = 0;      // assignments dropped of the n rows of this rank
+  std::int64_t assignments = 0;  // assignments made for them; sums over the world count each once
 };
 
-// Keys and values of the positions seen so far, for generation.
+// Keys and values of the positions seen so far, for generation; of this rank's heads.
 struct KeyValueCache {
   std::vector<Tensor> keys, values;  // per layer [batch, S, kv_heads * D]
   std::int64_t length = 0;           // positions filled; at most S
@@ -44,18 +50,21 @@ struct KeyValueCache {
 
 class Transformer {
  public:
-  // Weights in `dtype` (f32 or bf16; routers in f32). Without `train` there are no gradients and no backward.
+  // heads, kv_heads, vocabulary, ffn_hidden and seq_length are multiples of the tensor-parallel size; under
+  // TED also the experts' FFN size. Weights in `dtype` (f32 or bf16; routers in f32). Without `train` there
+  // are no gradients and no backward.
   Transformer(const ModelConfig& config, DType dtype, Mesh& mesh, std::uint64_t seed, bool train);
 
   // Forward and backward of one micro-batch; gradients are added to. The loss that is differentiated is
   //   loss_scale * (mean cross-entropy + auxiliary losses), means over the tokens of all ranks.
+  // `completed`, if given, is told each stage (ParameterSpec) whose gradients backward has completed.
   MicroBatchResult forward_backward(
       const Tensor& tokens,   // [T] i32
       const Tensor& targets,  // [T] i32; kIgnoredTarget where nothing is predicted
-      std::int64_t batch, double loss_scale);
+      std::int64_t batch, double loss_scale, const std::function<void(int stage)>& completed = {});
 
-  // Losses only; no assignment is dropped, whatever the capacity in training. Every rank of an
-  // expert-parallel group must call it.
+  // Losses only, the same on all ranks of a tensor-parallel group; no assignment is dropped, whatever the
+  // capacity in training. Every rank of an expert-parallel and of a tensor-parallel group must call it.
   void evaluate(const Tensor& tokens, const Tensor& targets, std::int64_t batch,
                 const Tensor& losses);  // [T] f32
   void logits(const Tensor& tokens, std::int64_t batch,
@@ -91,12 +100,15 @@ class Transformer {
   Context context() { return {workspace_}; }
   // All arenas, for accounts of memory.
   std::vector<const Arena*> arenas() const { return {&values_, &gradients_, &saved_, &workspace_}; }
-  std::size_t moe_saved_bytes(std::int64_t layer) const;  // of the last forward_backward
+  std::size_t high_water(MemoryTag tag) const;  // most bytes in use at once
+  // Bytes kept for the MoE block of a layer by the last forward_backward: what it keeps itself (MoeSaved),
+  // its rows of the residual stream and the statistics of its norm.
+  std::size_t moe_saved_bytes(std::int64_t layer) const;
 
   struct Layer {
     Weight attention_norm, attention_norm_bias, mlp_norm, mlp_norm_bias;
     std::optional<AttentionBlock> attention;
-    Weight mlp_w1, mlp_w2;  // dense layers: [1, F', H], [1, H, F]
+    std::optional<DenseMlp> mlp;
     std::unique_ptr<MoeLayer> moe;
     std::int64_t moe_index = -1;
   };
@@ -109,23 +121,38 @@ class Transformer {
 
  private:
   struct LayerSaved {
-    Tensor x;             // [T, H] input of the layer
-    Tensor middle;        // [T, H] after attention
-    Tensor norm1, norm2;  // [T, 2] f32
+    Tensor x;             // [n, H] input of the layer
+    Tensor middle;        // [n, H] after attention
+    Tensor norm1, norm2;  // [n, 2] f32
     AttentionSaved attention;
     Tensor mlp_h;  // dense: [T, F']
     MoeSaved moe;
+
+    // All but the layer's input and what the MoE keeps.
+    void forget() {
+      middle = norm1 = norm2 = mlp_h = {};
+      attention = {};
+    }
   };
 
   void build_layers(std::uint64_t seed, bool train);
   AttentionShape attention_shape(std::int64_t batch) const;
   RouterSums sums_of(std::int64_t moe_index) const;
-  // Runs all layers and returns the output of the last [T, H]; with `keep` all that backward needs stays in
+  // Runs all layers and returns the output of the last [n, H]; with `keep` all that backward needs stays in
   // kept_.
   Tensor forward_layers(const Tensor& tokens, std::int64_t batch, bool keep);
-  void forward_mlp(const Layer& layer, const Tensor& x, const Tensor& y, LayerSaved& kept, MoePass pass);
+  // From kept.x to kept.middle and the input of the mlp, with what `arena` and `attention_arena` keep of it.
+  // `branch` [n, H] is scratch.
+  void forward_attention(const Layer& layer, std::int64_t batch, Arena& arena, Arena& attention_arena,
+                         const Tensor& branch, LayerSaved& kept,
+                         const Tensor& normed);  // [n, H]: norm(kept.middle)
+  void forward_mlp(const Layer& layer, Arena& arena, const Tensor& x, const Tensor& y, LayerSaved& kept,
+                   MoePass pass);
   Tensor final_hidden(const Tensor& tokens,
-                      std::int64_t batch);  // [T, H] in the workspace, after the final norm
+                      std::int64_t batch);  // [n, H] in the workspace, after the final norm
+  // Final norm and loss: dx [n, H] is the gradient of `last`.
+  double forward_backward_loss(const Tensor& last, const Tensor& targets, double loss_scale,
+                               const Tensor& dx);
   void backward_layer(const Layer& layer, std::int64_t batch, LayerSaved& kept, double loss_scale,
                       const Tensor& dx);
   void reduce_router_sums(std::int64_t tokens, MicroBatchResult& result);
@@ -138,6 +165,7 @@ class Transformer {
   ParameterSet parameters_;
   std::vector<Layer> layers_;
   Weight embedding_, output_, final_norm_, final_norm_bias_;
+  std::optional<TokenProjections> projections_;
   Tensor rope_table_;                  // [S, D] f32
   Tensor router_sums_;                 // [MoE layers, E + 1] f32: prob_sums, z_sum
   Tensor router_counts_;               // [MoE layers, E] i64
@@ -145,7 +173,7 @@ class Transformer {
   std::vector<Tensor> router_biases_;  // [E] f32 each; empty without expert bias
   std::int64_t router_tokens_ = 0;     // tokens behind the sums, of all ranks
   std::vector<LayerSaved> kept_;
-  Tensor last_;  // [T, H] output of the last layer, of the last forward_backward
+  Tensor last_;  // [n, H] output of the last layer, of the last forward_backward
 };
 
 }  // namespace xmoe

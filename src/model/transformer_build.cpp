@@ -28,17 +28,30 @@ class Declarations {
         // with depth (GPT-2).
         output_std_(config.init_std / std::sqrt(2.0 * static_cast<double>(config.layers))) {}
 
-  std::size_t matrix(const std::string& name, const Shape& shape) {
-    return weight(name, shape, config_.init_std, Replication::all);
+  // Sizes of what lies one behind the other along an axis that is cut over the tensor-parallel group, each in
+  // equal shares: queries, keys and values; gate and up rows.
+  using Parts = std::vector<std::int64_t>;
+  Parts preactivations(std::int64_t ffn) const {
+    return config_.moe.activation == Activation::swiglu ? Parts{ffn, ffn} : Parts{ffn};
   }
-  std::size_t output_matrix(const std::string& name, const Shape& shape) {
-    return weight(name, shape, output_std_, Replication::all);
+
+  // Whole on every rank.
+  std::size_t matrix(const std::string& name, const Shape& shape, bool ends_branch) {
+    return weight(name, shape, {}, Replication::all, ends_branch);
   }
-  std::size_t expert_matrix(const std::string& name, const Shape& shape) {
-    return weight(name, shape, config_.init_std, Replication::expert);
+  std::size_t cut_matrix(const std::string& name, const Shape& shape, int axis, const Parts& parts,
+                         bool ends_branch) {
+    Sharding sharding;
+    sharding.axes[static_cast<std::size_t>(axis)] = shares(parts);
+    return weight(name, shape, sharding, Replication::tensor, ends_branch);
   }
-  std::size_t expert_output(const std::string& name, const Shape& shape) {
-    return weight(name, shape, output_std_, Replication::expert);
+  // Cut over the expert-parallel group along axis 0, and under TED along another.
+  std::size_t expert_matrix(const std::string& name, const Shape& shape, int axis, const Parts& parts,
+                            bool ends_branch) {
+    Sharding sharding;
+    sharding.axes[0] = {equal_part({0, shape[0]}, mesh_.ep().rank(), mesh_.ep().size())};
+    if (mesh_.layout().expert_tensor) sharding.axes[static_cast<std::size_t>(axis)] = shares(parts);
+    return weight(name, shape, sharding, Replication::expert, ends_branch);
   }
   std::size_t vector(const std::string& name, float value) {
     return set_.declare({.name = name,
@@ -66,16 +79,23 @@ class Declarations {
   int stage = 0;
 
  private:
-  std::size_t weight(const std::string& name, const Shape& shape, double deviation, Replication replication) {
-    Sharding sharding;
-    if (replication == Replication::expert)
-      sharding.axes[0] = {equal_part({0, shape[0]}, mesh_.ep().rank(), mesh_.ep().size())};
+  std::vector<AxisRange> shares(const Parts& parts) const {
+    std::vector<AxisRange> ranges;
+    std::int64_t begin = 0;
+    for (const std::int64_t size : parts) {
+      ranges.push_back(equal_part({begin, size}, mesh_.tp().rank(), mesh_.tp().size()));
+      begin += size;
+    }
+    return ranges;
+  }
+  std::size_t weight(const std::string& name, const Shape& shape, const Sharding& sharding,
+                     Replication replication, bool ends_branch) {
     return set_.declare({.name = name,
                          .global_shape = shape,
                          .sharding = sharding,
                          .replication = replication,
                          .dtype = dtype_,
-                         .init_std = deviation,
+                         .init_std = ends_branch ? output_std_ : config_.init_std,
                          .stage = stage});
   }
 
@@ -93,25 +113,29 @@ LayerIndices declare_layer(Declarations& declare, const ModelConfig& c, std::int
   LayerIndices at;
   at.attention_norm = declare.vector(prefix + "attention_norm.weight", 1.0F);
   if (bias) at.attention_norm_bias = declare.vector(prefix + "attention_norm.bias", 0.0F);
-  at.qkv = declare.matrix(prefix + "attention.qkv", {(c.heads + 2 * c.kv_heads) * c.head_dim, c.hidden});
-  at.attention_out = declare.output_matrix(prefix + "attention.out", {c.hidden, c.heads * c.head_dim});
+  const std::int64_t q = c.heads * c.head_dim;
+  const std::int64_t kv = c.kv_heads * c.head_dim;
+  at.qkv = declare.cut_matrix(prefix + "attention.qkv", {q + 2 * kv, c.hidden}, 0, {q, kv, kv}, false);
+  at.attention_out = declare.cut_matrix(prefix + "attention.out", {c.hidden, q}, 1, {q}, true);
   at.mlp_norm = declare.vector(prefix + "mlp_norm.weight", 1.0F);
   if (bias) at.mlp_norm_bias = declare.vector(prefix + "mlp_norm.bias", 0.0F);
   if (!c.is_moe_layer(index)) {
-    at.w1 = declare.matrix(prefix + "mlp.w1", {preactivation_width(m.activation, c.ffn_hidden), c.hidden});
-    at.w2 = declare.output_matrix(prefix + "mlp.w2", {c.hidden, c.ffn_hidden});
+    at.w1 = declare.cut_matrix(prefix + "mlp.w1", {preactivation_width(m.activation, c.ffn_hidden), c.hidden},
+                               0, declare.preactivations(c.ffn_hidden), false);
+    at.w2 = declare.cut_matrix(prefix + "mlp.w2", {c.hidden, c.ffn_hidden}, 1, {c.ffn_hidden}, true);
     return at;
   }
   at.router = declare.router(prefix + "moe.router.weight");
   if (m.router.expert_bias) at.router_bias = declare.router_bias(prefix + "moe.router.bias");
-  at.w1 =
-      declare.expert_matrix(prefix + "moe.experts.w1",
-                            {m.router.experts, preactivation_width(m.activation, m.ffn_hidden), c.hidden});
-  at.w2 = declare.expert_output(prefix + "moe.experts.w2", {m.router.experts, c.hidden, m.ffn_hidden});
+  at.w1 = declare.expert_matrix(prefix + "moe.experts.w1",
+                                {m.router.experts, preactivation_width(m.activation, m.ffn_hidden), c.hidden},
+                                1, declare.preactivations(m.ffn_hidden), false);
+  at.w2 = declare.expert_matrix(prefix + "moe.experts.w2", {m.router.experts, c.hidden, m.ffn_hidden}, 2,
+                                {m.ffn_hidden}, true);
   if (m.shared_ffn_hidden > 0) {
     at.shared_w1 = declare.matrix(prefix + "moe.shared.w1",
-                                  {preactivation_width(m.activation, m.shared_ffn_hidden), c.hidden});
-    at.shared_w2 = declare.output_matrix(prefix + "moe.shared.w2", {c.hidden, m.shared_ffn_hidden});
+                                  {preactivation_width(m.activation, m.shared_ffn_hidden), c.hidden}, false);
+    at.shared_w2 = declare.matrix(prefix + "moe.shared.w2", {c.hidden, m.shared_ffn_hidden}, true);
   }
   return at;
 }
@@ -139,7 +163,8 @@ void Transformer::build_layers(std::uint64_t seed, bool train) {
   const ModelConfig& c = config_;
   const bool bias = c.norm == NormKind::layer_norm;
   Declarations declare(parameters_, c, dtype_, mesh_);
-  const std::size_t embedding = declare.matrix("embedding.weight", {c.vocabulary, c.hidden});
+  const std::size_t embedding =
+      declare.cut_matrix("embedding.weight", {c.vocabulary, c.hidden}, 0, {c.vocabulary}, false);
   std::vector<LayerIndices> indices;
   for (std::int64_t l = 0; l < c.layers; ++l) {
     ++declare.stage;
@@ -148,14 +173,16 @@ void Transformer::build_layers(std::uint64_t seed, bool train) {
   ++declare.stage;
   const std::size_t final_norm = declare.vector("final_norm.weight", 1.0F);
   const std::size_t final_bias = bias ? declare.vector("final_norm.bias", 0.0F) : 0;
-  const std::size_t output =
-      c.tied_embeddings ? 0 : declare.matrix("output.weight", {c.vocabulary, c.hidden});
+  const std::size_t output = c.tied_embeddings ? 0
+                                               : declare.cut_matrix("output.weight", {c.vocabulary, c.hidden},
+                                                                    0, {c.vocabulary}, false);
   parameters_.allocate(values_, train ? &gradients_ : nullptr, mesh_, seed);
 
   embedding_ = parameters_.weight(embedding);
   final_norm_ = parameters_.weight(final_norm);
   if (bias) final_norm_bias_ = parameters_.weight(final_bias);
   if (!c.tied_embeddings) output_ = parameters_.weight(output);
+  projections_.emplace(embedding_, this->output(), mesh_.tp());
   rope_table_ = values_.tensor(DType::f32, {c.seq_length, c.head_dim});
   xmoe::rope_table(c.rotary_base, rope_table_);
 
@@ -169,7 +196,7 @@ void Transformer::build_layers(std::uint64_t seed, bool train) {
       layer.attention_norm_bias = parameters_.weight(at.attention_norm_bias);
       layer.mlp_norm_bias = parameters_.weight(at.mlp_norm_bias);
     }
-    layer.attention.emplace(parameters_.weight(at.qkv), parameters_.weight(at.attention_out));
+    layer.attention.emplace(parameters_.weight(at.qkv), parameters_.weight(at.attention_out), mesh_.tp());
     if (c.is_moe_layer(l)) {
       MoeWeights weights;
       weights.router = parameters_.weight(at.router);
@@ -183,11 +210,13 @@ void Transformer::build_layers(std::uint64_t seed, bool train) {
         weights.shared_w1 = one_expert(parameters_.weight(at.shared_w1));
         weights.shared_w2 = one_expert(parameters_.weight(at.shared_w2));
       }
-      layer.moe = std::make_unique<MoeLayer>(c.moe, weights, mesh_.ep());
+      layer.moe = std::make_unique<MoeLayer>(c.moe, weights, mesh_,
+                                             MoeRecompute{.experts = c.recompute.moe || c.recompute.layer,
+                                                          .shared = c.recompute.mlp || c.recompute.layer});
       layer.moe_index = moe_layers++;
     } else {
-      layer.mlp_w1 = one_expert(parameters_.weight(at.w1));
-      layer.mlp_w2 = one_expert(parameters_.weight(at.w2));
+      layer.mlp.emplace(c.moe.activation, one_expert(parameters_.weight(at.w1)),
+                        one_expert(parameters_.weight(at.w2)), mesh_.tp());
     }
     layers_.push_back(std::move(layer));
   }

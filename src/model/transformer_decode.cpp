@@ -1,15 +1,13 @@
 // Generation: one position at a time against cached keys and values.
 #include "model/transformer.h"
 #include "ops/elementwise/elementwise.h"
-#include "ops/embedding/embedding.h"
-#include "ops/gemm/gemm.h"
 #include "ops/norm/norm.h"
 
 namespace xmoe {
 
 KeyValueCache Transformer::make_cache(Arena& arena, std::int64_t batch) const {
   KeyValueCache cache;
-  const Shape shape = {batch, config_.seq_length, config_.kv_heads * config_.head_dim};
+  const Shape shape = {batch, config_.seq_length, attention_shape(batch).kv_heads * config_.head_dim};
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     cache.keys.push_back(arena.tensor(dtype_, shape));
     cache.values.push_back(arena.tensor(dtype_, shape));
@@ -28,7 +26,7 @@ void Transformer::decode(const Tensor& tokens, KeyValueCache& cache, const Tenso
   const Tensor normed = workspace_.tensor(dtype_, x.shape());
   const Tensor branch = workspace_.tensor(dtype_, x.shape());
   const Tensor stats = workspace_.tensor(DType::f32, {batch, 2});
-  embedding_forward(ctx, tokens, embedding_.value, x);
+  projections_->embed_whole(ctx, tokens, x);
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     const Layer& layer = layers_[l];
     norm_forward(ctx, config_.norm, epsilon, x, layer.attention_norm.value, layer.attention_norm_bias.value,
@@ -38,12 +36,17 @@ void Transformer::decode(const Tensor& tokens, KeyValueCache& cache, const Tenso
     add(ctx, x, branch, x);
     norm_forward(ctx, config_.norm, epsilon, x, layer.mlp_norm.value, layer.mlp_norm_bias.value, normed,
                  stats);
-    LayerSaved kept;
-    forward_mlp(layer, normed, branch, kept, MoePass::inference);
+    if (layer.moe) {
+      // The ranks of a tensor-parallel group have the same rows, and each routes them for itself.
+      MoeSaved kept;
+      layer.moe->forward(ctx, saved_, normed, branch, sums_of(layer.moe_index), kept, MoePass::inference);
+    } else {
+      layer.mlp->decode(ctx, normed, branch);
+    }
     add(ctx, x, branch, x);
   }
   norm_forward(ctx, config_.norm, epsilon, x, final_norm_.value, final_norm_bias_.value, normed, stats);
-  gemm(ctx, normed, output().value, out, {.a = Transpose::no, .b = Transpose::yes, .accumulate = false});
+  projections_->logits_whole(ctx, normed, out);
   ++cache.length;
 }
 

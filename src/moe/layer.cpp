@@ -1,5 +1,9 @@
 #include "moe/layer.h"
 
+#include <algorithm>
+
+#include "base/profile.h"
+#include "comm/row_shards.h"
 #include "ops/elementwise/elementwise.h"
 #include "ops/gemm/gemm.h"
 
@@ -18,21 +22,37 @@ Tensor as_f32(const Context& ctx, const Tensor& x) {
   return wide;
 }
 
+std::int64_t count_dropped(const Tensor& rows) {
+  const auto* row = rows.data<std::int32_t>();
+  return std::count(row, row + rows.numel(), -1);
+}
+
 }  // namespace
 
 std::size_t MoeSaved::bytes() const {
-  std::size_t total = logits.bytes() + top_experts.bytes() + plan.bytes() + h.bytes();
-  if (plan.packed) total += x.local.bytes();  // else it is the layer's input, which belongs to the caller
-  if (x.remote.defined()) total += x.remote.bytes();
-  if (shared_h.defined()) total += shared_h.bytes();
+  std::size_t total = logits.bytes() + top_experts.bytes() + shared_h.bytes();
+  for (const TokenChunk& c : chunks) {
+    total += c.plan.bytes() + c.h.bytes() + c.x.remote.bytes();
+    // Else it is the layer's input, which belongs to the caller.
+    if (c.plan.packed) total += c.x.local.bytes();
+  }
   return total;
 }
 
-MoeLayer::MoeLayer(const MoeConfig& config, const MoeWeights& weights, Communicator& ep)
+MoeLayer::MoeLayer(const MoeConfig& config, const MoeWeights& weights, const Mesh& mesh,
+                   const MoeRecompute& recompute)
     : config_(config),
       weights_(weights),
-      dispatcher_(make_dispatcher(ep, config)),
-      inference_dispatcher_(make_flat_dispatcher(ep)) {}
+      recompute_(recompute),
+      expert_tp_(mesh.layout().expert_tensor && mesh.tp().size() > 1 ? &mesh.tp() : nullptr),
+      dispatcher_(make_dispatcher(mesh.ep(), mesh.ep_node(), config)),
+      inference_dispatcher_(make_flat_dispatcher(mesh.ep())) {
+  if (config.overlap_chunks > 1 && config.dispatcher == DispatcherKind::padded)
+    fail_everywhere(
+        "--moe-overlap-chunks {} with --moe-dispatcher padded: its buffers have room for the tokens of a "
+        "whole micro-batch; use --moe-dispatcher flat or rbd, or one chunk",
+        config.overlap_chunks);
+}
 
 RoutingOptions MoeLayer::routing_options() const {
   const RouterConfig& r = config_.router;
@@ -45,77 +65,179 @@ RoutingOptions MoeLayer::routing_options() const {
           .topk_groups = r.topk_groups};
 }
 
-void MoeLayer::forward(const Context& ctx, Arena& saved, const Tensor& x, const Tensor& y,
-                       const RouterSums& sums, MoeSaved& kept, MoePass pass) {
-  XMOE_CHECK(&saved != &ctx.workspace, "what is kept would be gone with the workspace");
-  Dispatcher& dispatcher = pass == MoePass::training ? *dispatcher_ : *inference_dispatcher_;
+Tensor MoeLayer::gathered(const Context& ctx, const Tensor& own) const {
+  return expert_tp_ == nullptr ? own : gather_row_shards(ctx, *expert_tp_, own);
+}
+
+Tensor MoeLayer::partial(const Context& ctx, const Tensor& own) const {
+  return expert_tp_ == nullptr ? own : partial_rows(ctx, *expert_tp_, own);
+}
+
+void MoeLayer::scatter(const Tensor& partial, const Tensor& own) const {
+  if (expert_tp_ != nullptr) scatter_row_sums(*expert_tp_, partial, own);
+}
+
+void MoeLayer::route(const Context& ctx, Arena& saved, const Tensor& x, const RouterSums& sums,
+                     MoeSaved& kept, MoePass pass) const {
   const std::int64_t tokens = x.dim(0);
   const RouterConfig& r = config_.router;
   kept.logits = saved.tensor(DType::f32, {tokens, r.experts});
   kept.top_experts = saved.tensor(DType::i32, {tokens, r.top_k});
+  // The PFT lives only until the plans are made.
+  const ArenaScope scope(ctx.workspace);
+  const Tensor top_weights = ctx.workspace.tensor(DType::f32, {tokens, r.top_k});
   {
-    // The PFT lives only until the plan is made.
-    const ArenaScope scope(ctx.workspace);
+    const profile::Scope activity(profile::Activity::gating);
     gemm(ctx, as_f32(ctx, x), weights_.router.value, kept.logits, kTimesTransposed);
-    const Tensor top_weights = ctx.workspace.tensor(DType::f32, {tokens, r.top_k});
     routing_forward(ctx, routing_options(), kept.logits, weights_.router_bias, kept.top_experts, top_weights,
                     sums.prob_sums, sums.counts, sums.z_sum);
-    std::optional<std::int64_t> capacity;
-    if (config_.capacity_factor && pass == MoePass::training)
-      capacity = expert_capacity(tokens, r.top_k, r.experts, *config_.capacity_factor, config_.min_capacity);
-    const Pft pft = build_pft(ctx.workspace, r.experts, kept.top_experts, top_weights, capacity);
-    kept.dropped = pft.dropped();
-    kept.plan = dispatcher.plan(ctx, saved, pft);
   }
-  kept.x = dispatcher.dispatch(ctx, saved, kept.plan, x);
-  const ExpertRows rows = kept.plan.expert_rows();
-  kept.h = saved.tensor(x.dtype(), {rows.total(), weights_.experts_w1.value.dim(1)});
+  const profile::Scope activity(profile::Activity::pft);
+  const Tensor all_experts = gathered(ctx, kept.top_experts);
+  const Tensor all_weights = gathered(ctx, top_weights);
+  const std::int64_t all = all_experts.dim(0);
+  std::optional<std::int64_t> capacity;
+  if (config_.capacity_factor && pass == MoePass::training)
+    capacity = expert_capacity(all, r.top_k, r.experts, *config_.capacity_factor, config_.min_capacity);
+  const Pft pft = build_pft(ctx.workspace, r.experts, all_experts, all_weights, capacity);
+  const std::int64_t first = expert_tp_ == nullptr ? 0 : expert_tp_->rank() * tokens;
+  kept.dropped = count_dropped(pft.rows.slice(first, first + tokens));
+  const std::int64_t chunks = pass == MoePass::training ? config_.overlap_chunks : 1;
+  for (std::int64_t i = 0; i < chunks; ++i) {
+    TokenChunk chunk = token_chunk(all, i, chunks);
+    chunk.plan = dispatcher(pass).plan(
+        ctx, saved, chunks == 1 ? pft : slice_pft(ctx.workspace, pft, chunk.first, chunk.end));
+    kept.chunks.push_back(std::move(chunk));
+  }
+}
+
+void MoeLayer::forward(const Context& ctx, Arena& saved, const Tensor& x, const Tensor& y,
+                       const RouterSums& sums, MoeSaved& kept, MoePass pass) {
+  XMOE_CHECK(&saved != &ctx.workspace, "what is kept would be gone with the workspace");
+  kept = {};
+  route(ctx, saved, x, sums, kept, pass);
+  {
+    const ArenaScope scope(ctx.workspace);
+    Arena& rows_arena = recompute_.experts ? ctx.workspace : saved;
+    // To be dispatched again, a plan is kept as it is before its first dispatch, which may add to it arrays
+    // that live beside the rows.
+    std::vector<TokenChunk> before;
+    if (recompute_.experts) before = kept.chunks;
+    const Tensor all_x = gathered(ctx, x);
+    const Tensor all_y = partial(ctx, y);
+    run_chunks(ctx, dispatcher(pass), kept.chunks, rows_arena, all_x, all_y,
+               [&](std::size_t i, const RowPair& rows) {
+                 TokenChunk& c = kept.chunks[i];
+                 const ExpertRows expert_rows = c.plan.expert_rows();
+                 c.x = rows;
+                 c.h = rows_arena.tensor(x.dtype(), {expert_rows.total(), weights_.experts_w1.value.dim(1)});
+                 const RowPair results = dispatcher(pass).results(ctx.workspace, c.plan, x);
+                 const profile::Scope activity(profile::Activity::experts);
+                 grouped_mlp_forward(ctx, config_.activation, expert_rows, rows, weights_.experts_w1.value,
+                                     weights_.experts_w2.value, c.h, results);
+                 return results;
+               });
+    scatter(all_y, y);
+    if (recompute_.experts) kept.chunks = std::move(before);
+  }
+  if (weights_.shared_w1.value.defined()) forward_shared(ctx, saved, x, y, kept);
+}
+
+void MoeLayer::forward_shared(const Context& ctx, Arena& saved, const Tensor& x, const Tensor& y,
+                              MoeSaved& kept) const {
+  const profile::Scope activity(profile::Activity::dense);
   const ArenaScope scope(ctx.workspace);
-  const RowPair results = dispatcher.results(ctx.workspace, kept.plan, x);
-  grouped_mlp_forward(ctx, config_.activation, rows, kept.x, weights_.experts_w1.value,
-                      weights_.experts_w2.value, kept.h, results);
-  dispatcher.combine(ctx, kept.plan, results, y);
-  if (weights_.shared_w1.value.defined()) {
-    const Tensor shared_y = ctx.workspace.tensor(x.dtype(), x.shape());
-    kept.shared_h = saved.tensor(x.dtype(), {tokens, weights_.shared_w1.value.dim(1)});
-    const std::int64_t all[] = {tokens};
-    grouped_mlp_forward(ctx, config_.activation, {all, {}, {}, {}}, {x, {}}, weights_.shared_w1.value,
-                        weights_.shared_w2.value, kept.shared_h, {shared_y, {}});
-    add(ctx, y, shared_y, y);
-  }
+  const Tensor shared_y = ctx.workspace.tensor(x.dtype(), x.shape());
+  const Tensor h = (recompute_.shared ? ctx.workspace : saved)
+                       .tensor(x.dtype(), {x.dim(0), weights_.shared_w1.value.dim(1)});
+  const std::int64_t all[] = {x.dim(0)};
+  grouped_mlp_forward(ctx, config_.activation, {all, {}, {}, {}}, {x, {}}, weights_.shared_w1.value,
+                      weights_.shared_w2.value, h, {shared_y, {}});
+  add(ctx, y, shared_y, y);
+  if (!recompute_.shared) kept.shared_h = h;
 }
 
 void MoeLayer::backward(const Context& ctx, const Tensor& dy, const Tensor& x, MoeSaved& kept,
                         const RouterSumGradients& router_gradients, const Tensor& dx) {
-  const std::int64_t tokens = x.dim(0);
   const ArenaScope scope(ctx.workspace);
-  const ExpertRows rows = kept.plan.expert_rows();
   const Tensor d_top_weights = ctx.workspace.tensor(DType::f32, kept.top_experts.shape());
-  {
-    const ArenaScope rows_scope(ctx.workspace);
-    const RowPair dy_rows = dispatcher_->dispatch(ctx, ctx.workspace, kept.plan, dy);
-    const RowPair dx_rows = dispatcher_->results(ctx.workspace, kept.plan, dy);
-    const Tensor dweights = ctx.workspace.tensor(DType::f32, {rows.total()});
-    // x was recomputed since forward: rows of this rank's own tokens are read from where it is now.
-    const RowPair x_rows = kept.plan.packed ? kept.x : RowPair{x, kept.x.remote};
-    grouped_mlp_backward(ctx, config_.activation, rows, dy_rows, x_rows, weights_.experts_w1.value,
-                         weights_.experts_w2.value, kept.h, dx_rows, dweights, weights_.experts_w1.grad,
-                         weights_.experts_w2.grad);
-    dispatcher_->combine(ctx, kept.plan, dx_rows, dx);
-    dispatcher_->return_weights(ctx, kept.plan, dweights, d_top_weights);
+  backward_experts(ctx, dy, x, kept, dx, d_top_weights);
+  if (weights_.shared_w1.value.defined()) backward_shared(ctx, dy, x, kept, dx);
+  backward_router(ctx, x, kept, router_gradients, d_top_weights, dx);
+}
+
+void MoeLayer::backward_experts(const Context& ctx, const Tensor& dy, const Tensor& x, MoeSaved& kept,
+                                const Tensor& dx, const Tensor& d_top_weights) const {
+  const ArenaScope scope(ctx.workspace);
+  std::vector<TokenChunk> again;
+  if (recompute_.experts) again = kept.chunks;
+  std::vector<TokenChunk>& chunks = recompute_.experts ? again : kept.chunks;
+  const bool packed = chunks.front().plan.packed;
+  const Tensor all_x = packed && !recompute_.experts ? x : gathered(ctx, x);
+  if (recompute_.experts)
+    run_chunks(ctx, *dispatcher_, chunks, ctx.workspace, all_x, {}, [&](std::size_t i, const RowPair& rows) {
+      TokenChunk& c = chunks[i];
+      const ExpertRows expert_rows = c.plan.expert_rows();
+      c.x = rows;
+      c.h = ctx.workspace.tensor(x.dtype(), {expert_rows.total(), weights_.experts_w1.value.dim(1)});
+      const profile::Scope activity(profile::Activity::experts);
+      grouped_mlp_forward(ctx, config_.activation, expert_rows, rows, weights_.experts_w1.value,
+                          weights_.experts_w2.value, c.h, {});
+      return RowPair{};
+    });
+  const Tensor all_dy = gathered(ctx, dy);
+  const Tensor all_dx = partial(ctx, dx);
+  std::vector<Tensor> dweights(chunks.size());
+  run_chunks(ctx, *dispatcher_, chunks, ctx.workspace, all_dy, all_dx,
+             [&](std::size_t i, const RowPair& dy_rows) {
+               TokenChunk& c = chunks[i];
+               const ExpertRows expert_rows = c.plan.expert_rows();
+               const RowPair dx_rows = dispatcher_->results(ctx.workspace, c.plan, dy);
+               dweights[i] = ctx.workspace.tensor(DType::f32, {expert_rows.total()});
+               // x was recomputed since forward: rows of this rank's own tokens are read from where it is
+               // now.
+               const RowPair x_rows = packed ? c.x : RowPair{all_x.slice(c.first, c.end), c.x.remote};
+               const profile::Scope activity(profile::Activity::experts);
+               grouped_mlp_backward(ctx, config_.activation, expert_rows, dy_rows, x_rows,
+                                    weights_.experts_w1.value, weights_.experts_w2.value, c.h, dx_rows,
+                                    dweights[i], weights_.experts_w1.grad, weights_.experts_w2.grad);
+               return dx_rows;
+             });
+  scatter(all_dx, dx);
+  const Tensor all_d_weights = partial(ctx, d_top_weights);
+  for (std::size_t i = 0; i < chunks.size(); ++i)
+    dispatcher_->return_weights(ctx, chunks[i].plan, dweights[i],
+                                all_d_weights.slice(chunks[i].first, chunks[i].end));
+  scatter(all_d_weights, d_top_weights);
+}
+
+void MoeLayer::backward_shared(const Context& ctx, const Tensor& dy, const Tensor& x, const MoeSaved& kept,
+                               const Tensor& dx) const {
+  const profile::Scope activity(profile::Activity::dense);
+  const ArenaScope scope(ctx.workspace);
+  const Tensor shared_dx = ctx.workspace.tensor(dx.dtype(), dx.shape());
+  const std::int64_t all[] = {x.dim(0)};
+  const ExpertRows rows{all, {}, {}, {}};
+  Tensor h = kept.shared_h;
+  if (!h.defined()) {
+    h = ctx.workspace.tensor(x.dtype(), {x.dim(0), weights_.shared_w1.value.dim(1)});
+    grouped_mlp_forward(ctx, config_.activation, rows, {x, {}}, weights_.shared_w1.value,
+                        weights_.shared_w2.value, h, {});
   }
-  if (weights_.shared_w1.value.defined()) {
-    const ArenaScope shared_scope(ctx.workspace);
-    const Tensor shared_dx = ctx.workspace.tensor(dx.dtype(), dx.shape());
-    const std::int64_t all[] = {tokens};
-    grouped_mlp_backward(ctx, config_.activation, {all, {}, {}, {}}, {dy, {}}, {x, {}},
-                         weights_.shared_w1.value, weights_.shared_w2.value, kept.shared_h, {shared_dx, {}},
-                         {}, weights_.shared_w1.grad, weights_.shared_w2.grad);
-    add(ctx, dx, shared_dx, dx);
-  }
+  grouped_mlp_backward(ctx, config_.activation, rows, {dy, {}}, {x, {}}, weights_.shared_w1.value,
+                       weights_.shared_w2.value, h, {shared_dx, {}}, {}, weights_.shared_w1.grad,
+                       weights_.shared_w2.grad);
+  add(ctx, dx, shared_dx, dx);
+}
+
+void MoeLayer::backward_router(const Context& ctx, const Tensor& x, const MoeSaved& kept,
+                               const RouterSumGradients& gradients, const Tensor& d_top_weights,
+                               const Tensor& dx) const {
+  const profile::Scope activity(profile::Activity::gating);
+  const ArenaScope scope(ctx.workspace);
   const Tensor dlogits = ctx.workspace.tensor(DType::f32, kept.logits.shape());
   routing_backward(ctx, routing_options(), kept.logits, kept.top_experts, d_top_weights,
-                   router_gradients.d_prob_sums, router_gradients.d_z_sum, dlogits);
+                   gradients.d_prob_sums, gradients.d_z_sum, dlogits);
   gemm(ctx, dlogits, as_f32(ctx, x), weights_.router.grad, kAccumulateTransposed);
   const Tensor router_dx = ctx.workspace.tensor(DType::f32, dx.shape());
   gemm(ctx, dlogits, weights_.router.value, router_dx, {});

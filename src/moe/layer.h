@@ -2,16 +2,23 @@
 //
 //   y = sum_{e in top-k(x)} w_e expert_e(x) + shared(x)
 //
-// T tokens, H hidden size, E experts, k chosen per token, I their FFN size (I' pre-activations: I, or 2 I for
-// swiglu), Is that of the shared expert.
+// Over a tensor-parallel group of G ranks it works on the rows that a rank holds between blocks, 1 / G of
+// those of the micro-batch, and its ep group spans tensor and data parallel ranks (sequence-sharded MoE
+// blocks, X-MoE, SC'25, section 4.3). With expert tensor parallelism instead (TED, Singh et al. 2023) experts
+// are cut over the tp group: the router still sees its own rows, then choice and rows are gathered, each
+// rank's experts compute 1 / G of their inner width for all rows, and the partial sums are scattered.
+//
+// T tokens here, H hidden size, E experts, k chosen per token, I their FFN size on this rank (I'
+// pre-activations: I, or 2 I for swiglu), Is that of the shared expert.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
-#include "comm/communicator.h"
+#include "comm/mesh.h"
+#include "moe/chunks.h"
 #include "moe/config.h"
-#include "moe/dispatch/dispatcher.h"
 #include "moe/weight.h"
 
 namespace xmoe {
@@ -42,16 +49,20 @@ struct RouterSumGradients {
 // What a layer keeps between forward and backward, besides its input (which the model recomputes from the
 // residual stream).
 struct MoeSaved {
-  Tensor logits;       // [T, E] f32
-  Tensor top_experts;  // [T, k] i32
-  DispatchPlan plan;
-  RowPair x;        // rows of the experts' input; only `remote` (or a padded buffer) is memory of its own
-  Tensor h;         // [R, I']
-  Tensor shared_h;  // [T, Is'], or undefined
-  std::int64_t dropped = 0;
+  Tensor logits;                   // [T, E] f32
+  Tensor top_experts;              // [T, k] i32
+  std::vector<TokenChunk> chunks;  // MoeConfig::overlap_chunks; under TED of the rows of the whole tp group
+  Tensor shared_h;                 // [T, Is'], or undefined
+  std::int64_t dropped = 0;        // of the assignments of the T tokens
 
   // Bytes of the above that are memory of their own; docs/pft.md gives the formula.
   std::size_t bytes() const;
+};
+
+// What backward computes again instead of keeping it; never the router's choice.
+struct MoeRecompute {
+  bool experts = false;  // rows of other ranks, and pre-activations of the experts
+  bool shared = false;   // pre-activations of the shared expert
 };
 
 // Only training drops assignments for capacity. What is evaluated or generated must depend neither on the
@@ -60,7 +71,10 @@ enum class MoePass : std::uint8_t { training, inference };
 
 class MoeLayer {
  public:
-  MoeLayer(const MoeConfig& config, const MoeWeights& weights, Communicator& ep);
+  // Keeps references to the mesh's groups. Throws Error on all ranks alike where config asks for chunks of a
+  // padded dispatcher, whose buffers are those of all tokens.
+  MoeLayer(const MoeConfig& config, const MoeWeights& weights, const Mesh& mesh,
+           const MoeRecompute& recompute = {});
 
   // Arrays kept for backward come from `saved`, which is not ctx.workspace. After a pass of inference nothing
   // is dropped and no backward may follow.
@@ -80,9 +94,30 @@ class MoeLayer {
 
  private:
   RoutingOptions routing_options() const;
+  // Logits, choice and sums of own rows; plans of all chunks.
+  void route(const Context& ctx, Arena& saved, const Tensor& x, const RouterSums& sums, MoeSaved& kept,
+             MoePass pass) const;
+  void forward_shared(const Context& ctx, Arena& saved, const Tensor& x, const Tensor& y,
+                      MoeSaved& kept) const;
+  void backward_experts(const Context& ctx, const Tensor& dy, const Tensor& x, MoeSaved& kept,
+                        const Tensor& dx, const Tensor& d_top_weights) const;
+  void backward_shared(const Context& ctx, const Tensor& dy, const Tensor& x, const MoeSaved& kept,
+                       const Tensor& dx) const;
+  void backward_router(const Context& ctx, const Tensor& x, const MoeSaved& kept,
+                       const RouterSumGradients& gradients, const Tensor& d_top_weights,
+                       const Tensor& dx) const;
+  // Rows of the whole tp group, and of the sums formed there, under TED; else own rows.
+  Tensor gathered(const Context& ctx, const Tensor& own) const;
+  Tensor partial(const Context& ctx, const Tensor& own) const;
+  void scatter(const Tensor& partial, const Tensor& own) const;
+  Dispatcher& dispatcher(MoePass pass) const {
+    return pass == MoePass::training ? *dispatcher_ : *inference_dispatcher_;
+  }
 
   MoeConfig config_;
   MoeWeights weights_;
+  MoeRecompute recompute_;
+  Communicator* expert_tp_;  // over which experts are cut; null without TED
   std::unique_ptr<Dispatcher> dispatcher_;
   std::unique_ptr<Dispatcher> inference_dispatcher_;  // a padded one cannot do without dropping
 };

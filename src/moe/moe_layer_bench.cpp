@@ -19,6 +19,7 @@ class LayerRun {
  public:
   LayerRun(const LayerShape& s, const MoeConfig& config, DType dtype)
       : self_(make_self_communicator()),
+        mesh_(*self_, 1),
         memory_({}, MemoryTag::parameters),
         saved_({}, MemoryTag::saved),
         workspace_({}, MemoryTag::workspace) {
@@ -33,7 +34,7 @@ class LayerRun {
     dx_ = memory_.zeros(dtype, x_.shape());
     sums_ = {memory_.zeros(DType::f32, {s.experts}), memory_.zeros(DType::i64, {s.experts}),
              memory_.zeros(DType::f32, {1})};
-    layer_ = std::make_unique<MoeLayer>(config, w, *self_);
+    layer_ = std::make_unique<MoeLayer>(config, w, mesh_);
   }
   void step() {
     const Context ctx{workspace_};
@@ -56,6 +57,7 @@ class LayerRun {
   }
 
   std::unique_ptr<Communicator> self_;
+  Mesh mesh_;
   Arena memory_, saved_, workspace_;
   Tensor x_, dy_, y_, dx_;
   RouterSums sums_;

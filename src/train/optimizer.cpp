@@ -37,6 +37,9 @@ double Optimizer::gradient_norm(const Context& ctx) const {
     double own = sum_of_squares(ctx, g.gradients);
     // Ranks of an ep group hold different experts; the groups are replicas of each other.
     if (g.replication == Replication::expert) own = mesh_.ep().all_reduce(own, ReduceOp::sum);
+    const bool cut_over_tp = g.replication == Replication::tensor ||
+                             (g.replication == Replication::expert && mesh_.layout().expert_tensor);
+    if (cut_over_tp) own = mesh_.tp().all_reduce(own, ReduceOp::sum);
     squares += own;
   }
   return std::sqrt(squares);

@@ -1,11 +1,12 @@
-// Ten training steps on every layout of data and expert parallelism against one rank: losses, auxiliary
-// losses and gradient norms.
+// Ten training steps on every layout of tensor, data and expert parallelism, by every dispatcher, against one
+// rank: losses, auxiliary losses and gradient norms.
 #include <gtest/gtest.h>
 
 #include <cmath>
 
 #include "base/rng.h"
 #include "comm/mesh.h"
+#include "comm/topology.h"
 #include "distributed/support.h"
 #include "model/transformer.h"
 #include "train/optimizer.h"
@@ -25,7 +26,7 @@ ModelConfig small_model() {
   c.hidden = 32;
   c.ffn_hidden = 48;
   c.heads = 4;
-  c.kv_heads = 2;
+  c.kv_heads = 4;  // for four tensor-parallel ranks
   c.vocabulary = 64;
   c.seq_length = 12;
   c.norm = NormKind::rms_norm;
@@ -61,20 +62,40 @@ void fill_batch(std::int64_t step, std::int64_t first_sequence, std::int64_t seq
   }
 }
 
-Course train(const ModelConfig& config, Communicator& ranks, int expert_parallel, std::int64_t micro_batches,
-             DType dtype = DType::f32) {
-  Mesh mesh(ranks, expert_parallel);
+// How a training is laid out over ranks, and what it does differently without changing the result.
+struct LayoutCase {
+  ParallelLayout parallel = {};
+  DispatcherKind dispatcher = DispatcherKind::flat;
+  std::int64_t chunks = 1;
+  RecomputeConfig recompute = {};
+};
+
+std::string describe(const LayoutCase& c) {
+  const auto& p = c.parallel;
+  return fmt::format("tp {} ep {} {} {} {} {} chunks{}", p.tensor, p.expert, p.expert_tensor ? "TED" : "SSMB",
+                     p.placement == ExpertPlacement::ep_first ? "ep_first" : "dp_first",
+                     c.dispatcher == DispatcherKind::rbd ? "rbd" : "flat", c.chunks,
+                     c.recompute.any() ? " recompute" : "");
+}
+
+Course train(ModelConfig config, Communicator& ranks, const LayoutCase& layout = {},
+             std::int64_t micro_batches = 1, DType dtype = DType::f32) {
+  config.moe.overlap_chunks = layout.chunks;
+  config.recompute = layout.recompute;
+  if (layout.dispatcher != DispatcherKind::flat) config.moe.dispatcher = layout.dispatcher;
+  Mesh mesh(ranks, layout.parallel);
   Transformer model(config, dtype, mesh, 5, true);
   OptimizerConfig options;
   options.clip_grad = 1.0;
   Optimizer optimizer(options, model.parameters(), mesh);
-  const std::int64_t micro = kSequences / ranks.size() / micro_batches;
+  const std::int64_t micro = kSequences / mesh.dp().size() / micro_batches;
   TrainingStep step(model, optimizer, mesh, micro);
   Course course;
   for (int i = 0; i < kSteps; ++i) {
     const StepResult r =
         step.run(micro_batches, 3e-3, [&](std::int64_t m, const Tensor& tokens, const Tensor& targets) {
-          fill_batch(i, (m * ranks.size() + ranks.rank()) * micro, micro, config.seq_length, tokens, targets);
+          fill_batch(i, (m * mesh.dp().size() + mesh.dp().rank()) * micro, micro, config.seq_length, tokens,
+                     targets);
         });
     EXPECT_FALSE(r.skipped);
     course.losses.push_back(r.lm_loss);
@@ -98,24 +119,52 @@ void expect_same(const Course& a, const Course& b, double tolerance = kTolerance
   }
 }
 
-void expect_every_layout(const ModelConfig& config, std::int64_t micro_batches, DType dtype = DType::f32) {
+// Every layout that fits the ranks and the heads. Placements differ where an expert has several replicas and
+// the experts several ranks.
+std::vector<ParallelLayout> all_layouts(const ModelConfig& config) {
+  const int ranks = world().size();
+  std::vector<ParallelLayout> layouts;
+  for (const int tp : {1, 2, 4}) {
+    for (const int ep : {1, 2, 4, 8}) {
+      for (const bool ted : {false, true}) {
+        for (const auto placement : {ExpertPlacement::ep_first, ExpertPlacement::dp_first}) {
+          const ParallelLayout layout{
+              .tensor = tp, .expert = ep, .expert_tensor = ted, .placement = placement};
+          const int holders = ted ? ranks / tp : ranks;
+          const bool placements_differ = ep > 1 && ep < holders;
+          if (!layout_problem(layout, ranks).empty() || config.kv_heads % tp != 0 || (ted && tp == 1) ||
+              (placement == ExpertPlacement::dp_first && !placements_differ))
+            continue;
+          layouts.push_back(layout);
+        }
+      }
+    }
+  }
+  return layouts;
+}
+
+void expect_one_ranks_course(const ModelConfig& config, const std::vector<LayoutCase>& cases,
+                             DType dtype = DType::f32) {
   const auto self = make_self_communicator();
-  const Course one = train(config, *self, 1, micro_batches, dtype);
+  const Course one = train(config, *self, {}, 1, dtype);
   EXPECT_LT(one.losses.back(), 0.9 * one.losses.front())
       << "nothing was learnt: the comparison would prove little";
-  for (const int ep : {1, 2, 4, 8}) {
-    if (world().size() % ep != 0) continue;
-    SCOPED_TRACE("ep " + std::to_string(ep));
-    expect_same(train(config, world(), ep, micro_batches, dtype), one,
-                dtype == DType::f32 ? kTolerance : kBf16Tolerance);
+  for (const LayoutCase& c : cases) {
+    SCOPED_TRACE(describe(c));
+    expect_same(train(config, world(), c, 1, dtype), one, dtype == DType::f32 ? kTolerance : kBf16Tolerance);
   }
 }
 
-TEST(TrainingLayouts, EqualOneRank) { expect_every_layout(small_model(), 1); }
+// Nodes of two ranks each while it lives.
+class SimulatedNodes {
+ public:
+  SimulatedNodes() { detect_topology(world(), 2); }
+  ~SimulatedNodes() { world().set_nodes({}); }
+  SimulatedNodes(const SimulatedNodes&) = delete;
+  SimulatedNodes& operator=(const SimulatedNodes&) = delete;
+};
 
-TEST(TrainingLayouts, EqualOneRankInBf16) { expect_every_layout(small_model(), 1, DType::bf16); }
-
-TEST(TrainingLayouts, EqualOneRankWithSigmoidGroupsAndBias) {
+ModelConfig model_with_everything() {
   ModelConfig c = small_model();
   c.norm = NormKind::layer_norm;
   c.tied_embeddings = false;
@@ -126,16 +175,74 @@ TEST(TrainingLayouts, EqualOneRankWithSigmoidGroupsAndBias) {
   c.moe.router.expert_bias = true;
   c.moe.router.bias_update_rate = 1e-2;
   c.moe.activation = Activation::gelu;
-  expect_every_layout(c, 1);
+  return c;
+}
+
+std::vector<LayoutCase> every_layout_by(const ModelConfig& config, DispatcherKind dispatcher) {
+  std::vector<LayoutCase> cases;
+  for (const ParallelLayout& layout : all_layouts(config))
+    cases.push_back({.parallel = layout, .dispatcher = dispatcher});
+  return cases;
+}
+
+TEST(TrainingLayouts, EqualOneRank) {
+  ModelConfig config = small_model();
+  config.moe.router.expert_bias = true;
+  config.moe.router.bias_update_rate = 1e-2;
+  expect_one_ranks_course(config, every_layout_by(config, DispatcherKind::flat));
+}
+
+TEST(TrainingLayouts, EqualOneRankByRbd) {
+  const SimulatedNodes nodes;
+  ModelConfig config = small_model();
+  config.moe.router.expert_bias = true;
+  config.moe.router.bias_update_rate = 1e-2;
+  expect_one_ranks_course(config, every_layout_by(config, DispatcherKind::rbd));
+}
+
+TEST(TrainingLayouts, EqualOneRankWithGroupedQueries) {
+  ModelConfig config = small_model();
+  config.kv_heads = 2;
+  std::vector<LayoutCase> cases;
+  for (const int tp : {1, 2})
+    if (world().size() % tp == 0) cases.push_back({.parallel = {.tensor = tp, .expert = world().size()}});
+  expect_one_ranks_course(config, cases);
+}
+
+TEST(TrainingLayouts, EqualOneRankWithSigmoidGroupsAndBias) {
+  expect_one_ranks_course(model_with_everything(), every_layout_by(small_model(), DispatcherKind::flat));
+}
+
+std::vector<LayoutCase> largest_layouts() {
+  std::vector<LayoutCase> cases;
+  for (const ParallelLayout& layout : all_layouts(small_model()))
+    if (layout.expert * (layout.expert_tensor ? layout.tensor : 1) == world().size())
+      cases.push_back({.parallel = layout});
+  return cases;
+}
+
+TEST(TrainingLayouts, EqualOneRankInBf16) {
+  expect_one_ranks_course(small_model(), largest_layouts(), DType::bf16);
+}
+
+TEST(TrainingLayouts, ChunksAndRecomputationChangeNothing) {
+  std::vector<LayoutCase> cases;
+  for (LayoutCase c : largest_layouts()) {
+    c.chunks = 3;
+    cases.push_back(c);
+    c.recompute.layer = true;
+    cases.push_back(c);
+  }
+  expect_one_ranks_course(small_model(), cases);
 }
 
 TEST(TrainingLayouts, PaddedWithRoomForAllEqualsFlat) {
   ModelConfig c = small_model();
   const auto self = make_self_communicator();
-  const Course flat = train(c, *self, 1, 1);
+  const Course flat = train(c, *self);
   c.moe.capacity_factor = static_cast<double>(c.moe.router.experts);
   c.moe.dispatcher = DispatcherKind::padded;
-  expect_same(train(c, world(), world().size(), 1), flat);
+  expect_same(train(c, world(), {.parallel = {.expert = world().size()}}), flat);
 }
 
 TEST(TrainingLayouts, GradientAccumulationEqualsOneBatch) {
@@ -144,8 +251,8 @@ TEST(TrainingLayouts, GradientAccumulationEqualsOneBatch) {
   ModelConfig c = small_model();
   c.moe.router.aux_loss_coeff = 0.0;
   c.moe.router.z_loss_coeff = 0.0;
-  Course whole = train(c, world(), 1, 1);
-  Course parts = train(c, world(), 1, 2);
+  Course whole = train(c, world());
+  Course parts = train(c, world(), {}, 2);
   for (auto* course : {&whole, &parts}) course->aux.assign(course->aux.size(), 0.0);
   expect_same(parts, whole);
 }
@@ -153,25 +260,35 @@ TEST(TrainingLayouts, GradientAccumulationEqualsOneBatch) {
 // After warm-up nothing is asked of the device, although the rows that a rank receives change with every
 // micro-batch.
 TEST(TrainingLayouts, SteadyStateAllocatesNothing) {
-  constexpr std::int64_t kMicro = 4;  // per rank: rows enough that every arena outgrows its first chunk
+  constexpr std::int64_t kSequencesOfRank = 4;  // rows enough that every arena outgrows its first chunk
   constexpr int kWarmUp = 2;  // the first step finds out how much is needed, the second begins with it
   ModelConfig config = small_model();
   config.moe.router.aux_loss_coeff = 0.0;  // nothing evens the load
-  for (const DType dtype : {DType::f32, DType::bf16}) {
-    Mesh mesh(world(), world().size());
+  struct Way {
+    DType dtype;
+    int tensor;
+    std::int64_t chunks;
+  };
+  for (const auto& [dtype, tensor, chunks] :
+       {Way{DType::f32, 1, 1}, Way{DType::bf16, 1, 1}, Way{DType::bf16, 2, 2}}) {
+    if (world().size() % tensor != 0) continue;
+    config.moe.overlap_chunks = chunks;
+    const std::int64_t micro = kSequencesOfRank * tensor;
+    Mesh mesh(world(), ParallelLayout{.tensor = tensor, .expert = world().size()});
     Transformer model(config, dtype, mesh, 5, true);
     Optimizer optimizer({}, model.parameters(), mesh);
-    TrainingStep step(model, optimizer, mesh, kMicro);
+    TrainingStep step(model, optimizer, mesh, micro);
     std::vector<const Arena*> arenas = model.arenas();
     arenas.push_back(&optimizer.arena());
-    for (const auto* group : {&mesh.world(), &mesh.ep(), &mesh.edp()}) arenas.push_back(&group->scratch());
+    for (const auto* group : {&mesh.world(), &mesh.tp(), &mesh.dp(), &mesh.ep(), &mesh.edp()})
+      arenas.push_back(&group->scratch());
     std::vector<std::int64_t> before;
     for (int i = 0; i < kWarmUp + kSteps; ++i) {
       if (i == kWarmUp)
         for (const auto* arena : arenas) before.push_back(arena->device_allocations());
       step.run(2, 3e-2, [&](std::int64_t m, const Tensor& tokens, const Tensor& targets) {
-        fill_batch(100 * i, (m * world().size() + world().rank()) * kMicro, kMicro, config.seq_length, tokens,
-                   targets);
+        fill_batch(100 * i, (m * mesh.dp().size() + mesh.dp().rank()) * micro, micro, config.seq_length,
+                   tokens, targets);
       });
     }
     for (std::size_t a = 0; a < arenas.size(); ++a)
@@ -181,36 +298,37 @@ TEST(TrainingLayouts, SteadyStateAllocatesNothing) {
 }
 
 TEST(TrainingLayouts, EvaluationDropsNothingOnAnyLayout) {
-  const auto loss_of = [](Communicator& ranks, int expert_parallel, DispatcherKind dispatcher) {
+  const auto loss_of = [](Communicator& ranks, const ParallelLayout& layout, DispatcherKind dispatcher) {
     ModelConfig c = small_model();
     c.moe.capacity_factor = 0.5;
     c.moe.min_capacity = 1;
     c.moe.dispatcher = dispatcher;
-    Mesh mesh(ranks, expert_parallel);
+    Mesh mesh(ranks, layout);
     Transformer model(c, DType::f32, mesh, 5, false);
-    const std::int64_t sequences = kSequences / ranks.size();
+    const std::int64_t sequences = kSequences / mesh.dp().size();
     Arena memory({}, MemoryTag::workspace);
     const Tensor tokens = memory.tensor(DType::i32, {sequences * c.seq_length});
     const Tensor targets = memory.tensor(DType::i32, {sequences * c.seq_length});
     const Tensor losses = memory.tensor(DType::f32, {sequences * c.seq_length});
-    fill_batch(0, ranks.rank() * sequences, sequences, c.seq_length, tokens, targets);
+    fill_batch(0, mesh.dp().rank() * sequences, sequences, c.seq_length, tokens, targets);
     model.evaluate(tokens, targets, sequences, losses);
     double sum = 0.0;
     for (std::int64_t i = 0; i < losses.dim(0); ++i) sum += static_cast<double>(losses.data<float>()[i]);
-    return ranks.all_reduce(sum, ReduceOp::sum);
+    return mesh.dp().all_reduce(sum, ReduceOp::sum);
   };
   const auto self = make_self_communicator();
-  const double one = loss_of(*self, 1, DispatcherKind::flat);
-  for (const int ep : {1, 2, 4, 8}) {
-    if (world().size() % ep != 0) continue;
+  const double one = loss_of(*self, {}, DispatcherKind::flat);
+  for (const ParallelLayout& layout : all_layouts(small_model()))
     for (const auto dispatcher : {DispatcherKind::flat, DispatcherKind::padded})
-      EXPECT_NEAR(loss_of(world(), ep, dispatcher), one, 1e-6 * one) << "ep " << ep;
-  }
+      EXPECT_NEAR(loss_of(world(), layout, dispatcher), one, 1e-6 * one)
+          << describe({.parallel = layout, .dispatcher = dispatcher});
 }
 
 TEST(TrainingLayouts, SameRunSameBits) {
-  const Course a = train(small_model(), world(), world().size(), 1);
-  const Course b = train(small_model(), world(), world().size(), 1);
+  const LayoutCase layout{.parallel = {.tensor = std::min(2, world().size()), .expert = world().size()},
+                          .chunks = 2};
+  const Course a = train(small_model(), world(), layout);
+  const Course b = train(small_model(), world(), layout);
   EXPECT_EQ(a.losses, b.losses);
   EXPECT_EQ(a.norms, b.norms);
 }

@@ -5,11 +5,19 @@
 namespace xmoe {
 
 std::int64_t DispatchPlan::received() const {
-  return std::accumulate(recv_rows.begin(), recv_rows.end(), std::int64_t{0});
+  return std::accumulate(recv_rows.begin(), recv_rows.end(), relay.received());
 }
 
 std::size_t DispatchPlan::bytes() const {
-  return send_tokens.bytes() + combine_index.bytes() + source.bytes() + destination.bytes() + weights.bytes();
+  return send_tokens.bytes() + send_weights.bytes() + combine_index.bytes() + source.bytes() +
+         destination.bytes() + weights.bytes() + relay.bytes();
+}
+
+std::size_t RelayPlan::bytes() const {
+  std::size_t total = local_entries.bytes() + local_assignments.bytes() + own_index.bytes() +
+                      relay_index.bytes() + back_index.bytes() + relay_weight.bytes() + back_weight.bytes();
+  for (const Leg* leg : {&crossing, &own, &relayed}) total += leg->rows.bytes() + leg->entries.bytes();
+  return total;
 }
 
 RowPair Dispatcher::dispatch(const Context& ctx, Arena& arena, DispatchPlan& plan, const Tensor& x) {
@@ -33,9 +41,19 @@ void Dispatcher::combine(const Context& ctx, const DispatchPlan& plan, const Row
   passage->end();
 }
 
-std::unique_ptr<Dispatcher> make_dispatcher(Communicator& ep, const MoeConfig& config) {
-  return config.dispatcher == DispatcherKind::padded ? make_padded_dispatcher(ep, config)
-                                                     : make_flat_dispatcher(ep);
+std::unique_ptr<Dispatcher> make_dispatcher(Communicator& ep, Communicator& ep_node,
+                                            const MoeConfig& config) {
+  switch (config.dispatcher) {
+    case DispatcherKind::flat:
+      return make_flat_dispatcher(ep);
+    case DispatcherKind::padded:
+      return make_padded_dispatcher(ep, config);
+    case DispatcherKind::rbd:
+      return make_rbd_dispatcher(ep, ep_node);
+    case DispatcherKind::automatic:
+      break;
+  }
+  XMOE_CHECK(false, "the automatic choice of a dispatcher is settled before layers are made");
 }
 
 }  // namespace xmoe

@@ -25,6 +25,7 @@
 #include "comm/communicator.h"
 #include "device/context.h"
 #include "moe/config.h"
+#include "moe/dispatch/relay_plan.h"
 #include "moe/pft.h"
 #include "ops/grouped_mlp/grouped_mlp.h"
 
@@ -35,18 +36,23 @@ struct DispatchPlan {
   // All rows are copied into a received buffer; else rows of own tokens are read from x itself.
   bool packed = false;
   // Rows to send, in order of destination rank: the token that each holds; -1: a padding row of zeros.
-  Tensor send_tokens;                    // [rows] i32
-  std::vector<std::int64_t> send_rows;   // [ep]
-  std::vector<std::int64_t> recv_rows;   // [ep]
-  Tensor combine_index;                  // [T, k] i32: row of `local` in what combine() takes, -1 if dropped
+  Tensor send_tokens;                   // [rows] i32
+  Tensor send_weights;                  // [rows] f32: travel with the rows of the first dispatch
+  std::vector<std::int64_t> send_rows;  // [ep]
+  std::vector<std::int64_t> recv_rows;  // [ep]
+  // [T, k] i32: where among what comes back an assignment's gradient of its weight is (and, but for rbd, its
+  // result: the row of `local` in what combine() takes); -1 if dropped.
+  Tensor combine_index;
   std::int64_t local_rows = 0;           // rows of `local` in what combine() takes
   std::vector<std::int64_t> per_expert;  // [E / ep] rows of the local experts; sums to R
   Tensor source, destination;            // [R] i32, as in ExpertRows
   Tensor weights;                        // [R] f32
+  bool complete = true;                  // expert_rows() is valid; else from the end of the first dispatch on
+  RelayPlan relay;                       // of the two-stage dispatcher, in the place of send_* and recv_*
 
   ExpertRows expert_rows() const { return {per_expert, source, destination, weights}; }
-  std::int64_t received() const;
-  std::size_t bytes() const;  // of the tensors above, kept until backward
+  std::int64_t received() const;  // rows that come from other ranks (packed: from all)
+  std::size_t bytes() const;      // of the tensors above, kept until backward
 };
 
 // Rows under way. Buffers come from the arenas given to begin_*, whose scopes must outlive it; one that is
@@ -65,10 +71,11 @@ class Dispatcher {
   virtual ~Dispatcher() = default;
 
   // Exchanges counts. The one place of a layer where the host waits for them. The plan's arrays come from
-  // `saved`; what depends on what other ranks send (expert_rows()) may be filled in by the first dispatch.
+  // `saved`; those that depend on what other ranks send (expert_rows()) are filled in by the first dispatch.
   virtual DispatchPlan plan(const Context& ctx, Arena& saved, const Pft& pft) = 0;
-  // x [T, H] -> where the local experts find their rows. Received rows come from `arena`, as do the plan's
-  // arrays that the first dispatch fills in. Buffers to send come from ctx.workspace.
+  // x [T, H] -> where the local experts find their rows. Received rows come from `arena`, buffers to send
+  // from ctx.workspace. `plan` stays where it is until the passage has ended; the
+  // first one completes it.
   virtual std::unique_ptr<Passage> begin_dispatch(const Context& ctx, Arena& arena, DispatchPlan& plan,
                                                   const Tensor& x) = 0;
   // Room for the experts' results, to be given to combine().
@@ -90,6 +97,10 @@ class Dispatcher {
 // differs, plan() throws Error on all ranks alike.
 std::unique_ptr<Dispatcher> make_flat_dispatcher(Communicator& ep);
 std::unique_ptr<Dispatcher> make_padded_dispatcher(Communicator& ep, const MoeConfig& config);
-std::unique_ptr<Dispatcher> make_dispatcher(Communicator& ep, const MoeConfig& config);
+// Redundancy-bypassing dispatch (X-MoE, SC'25, section 4.2) in two stages over the nodes of ep (ep.nodes()).
+// `ep_node`: the ranks of ep on this rank's node, in the same order.
+std::unique_ptr<Dispatcher> make_rbd_dispatcher(Communicator& ep, Communicator& ep_node);
+// The one that config.dispatcher names; `automatic` must be settled before (dispatch/choice.h).
+std::unique_ptr<Dispatcher> make_dispatcher(Communicator& ep, Communicator& ep_node, const MoeConfig& config);
 
 }  // namespace xmoe

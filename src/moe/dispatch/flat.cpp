@@ -16,11 +16,34 @@ namespace xmoe {
 
 namespace {
 
+// Fills in, the first time, the weights that came with the rows.
+struct FlatPassage final : Passage {
+  FlatPassage(const Communicator& ranks, DispatchPlan& routing) : group(ranks), plan(routing) {}
+  RowPair end() override {
+    wait_timed(group, transfer.get());
+    if (plan.complete) return rows;
+    const profile::Scope scope(profile::Activity::pft);
+    const auto* source = plan.source.data<std::int32_t>();
+    auto* weights = plan.weights.data<float>();
+    for (std::int64_t r = 0; r < plan.weights.dim(0); ++r)
+      if (source[r] >= plan.tokens) weights[r] = received_weights.data<float>()[source[r] - plan.tokens];
+    plan.complete = true;
+    return rows;
+  }
+
+  const Communicator& group;
+  DispatchPlan& plan;
+  RowPair rows;
+  Tensor received_weights;  // [S] f32
+  std::unique_ptr<Transfer> transfer;
+};
+
 class FlatDispatcher final : public Dispatcher {
  public:
   explicit FlatDispatcher(Communicator& ep) : ep_(ep) {}
 
   DispatchPlan plan(const Context& ctx, Arena& saved, const Pft& pft) override {
+    const profile::Scope timed(profile::Activity::pft);
     const auto ranks = static_cast<std::size_t>(ep_.size());
     const auto self = static_cast<std::size_t>(ep_.rank());
     const std::size_t local_experts = pft.per_expert.size() / ranks;
@@ -54,6 +77,11 @@ class FlatDispatcher final : public Dispatcher {
     auto* send_tokens = plan.send_tokens.data<std::int32_t>();
     std::copy(token_ids, token_ids + own_begin, send_tokens);
     std::copy(token_ids + own_end, token_ids + pft.kept(), send_tokens + own_begin);
+    const auto* weights = pft.weights.data<float>();
+    plan.send_weights = saved.tensor(DType::f32, {sent});
+    auto* send_weights = plan.send_weights.data<float>();
+    std::copy(weights, weights + own_begin, send_weights);
+    std::copy(weights + own_end, weights + pft.kept(), send_weights + own_begin);
 
     plan.combine_index = saved.tensor(DType::i32, pft.rows.shape());
     const auto* pft_rows = pft.rows.data<std::int32_t>();
@@ -73,22 +101,28 @@ class FlatDispatcher final : public Dispatcher {
     plan.source = saved.tensor(DType::i32, {total});
     plan.destination = saved.tensor(DType::i32, {total});
     plan.weights = saved.tensor(DType::f32, {total});
-    const ArenaScope scope(ctx.workspace);
-    const Tensor received_weights = exchange_weights(ctx, plan, pft, own_begin, own_end);
-    place_rows(plan, pft, incoming, own_begin, received_weights);
+    place_rows(plan, pft, incoming, own_begin);
+    plan.complete = ep_.size() == 1;
     return plan;
   }
 
   std::unique_ptr<Passage> begin_dispatch(const Context& ctx, Arena& arena, DispatchPlan& plan,
                                           const Tensor& x) override {
-    auto passage = std::make_unique<DispatchPassage>();
+    auto passage = std::make_unique<FlatPassage>(ep_, plan);
     passage->rows.local = x;
     if (ep_.size() == 1) return passage;
     passage->rows.remote = arena.tensor(x.dtype(), {plan.received(), x.dim(1)});
     const Tensor send = ctx.workspace.tensor(x.dtype(), {plan.send_tokens.dim(0), x.dim(1)});
-    gather_rows(ctx, x, plan.send_tokens, send);
-    const ExchangePart part{send, plan.send_rows, passage->rows.remote, plan.recv_rows};
-    passage->transfer = ep_.start_exchange({&part, 1});
+    {
+      const profile::Scope scope(profile::Activity::gather);
+      gather_rows(ctx, x, plan.send_tokens, send);
+    }
+    std::vector<ExchangePart> parts = {{send, plan.send_rows, passage->rows.remote, plan.recv_rows}};
+    if (!plan.complete) {
+      passage->received_weights = ctx.workspace.tensor(DType::f32, {plan.received()});
+      parts.push_back({plan.send_weights, plan.send_rows, passage->received_weights, plan.recv_rows});
+    }
+    passage->transfer = start_timed(ep_, parts);
     return passage;
   }
 
@@ -100,11 +134,11 @@ class FlatDispatcher final : public Dispatcher {
 
   std::unique_ptr<Passage> begin_combine(const Context& ctx, const DispatchPlan& plan, const RowPair& results,
                                          const Tensor& out) override {
-    auto passage = std::make_unique<CombinePassage>(ctx, results.local, plan.combine_index, out);
+    auto passage = std::make_unique<CombinePassage>(ctx, ep_, results.local, plan.combine_index, out);
     if (ep_.size() == 1) return passage;
     const ExchangePart part{results.remote, plan.recv_rows, results.local.slice(0, plan.send_tokens.dim(0)),
                             plan.send_rows};
-    passage->transfer = ep_.start_exchange({&part, 1});
+    passage->transfer = start_timed(ep_, {&part, 1});
     return passage;
   }
 
@@ -140,22 +174,10 @@ class FlatDispatcher final : public Dispatcher {
     return incoming;
   }
 
-  // Weights travel with their rows.
-  Tensor exchange_weights(const Context& ctx, const DispatchPlan& plan, const Pft& pft,
-                          std::int64_t own_begin, std::int64_t own_end) {
-    const Tensor received = ctx.workspace.tensor(DType::f32, {plan.received()});
-    if (ep_.size() == 1) return received;
-    const Tensor send = ctx.workspace.tensor(DType::f32, {plan.send_tokens.dim(0)});
-    const auto* weights = pft.weights.data<float>();
-    std::copy(weights, weights + own_begin, send.data<float>());
-    std::copy(weights + own_end, weights + pft.kept(), send.data<float>() + own_begin);
-    ep_.all_to_all_v(send, plan.send_rows, received, plan.recv_rows);
-    return received;
-  }
-
   // The order in which the experts compute: by expert, then by rank of origin, then by token.
+  // Weights of rows from other ranks are filled in when they are here.
   void place_rows(const DispatchPlan& plan, const Pft& pft, const std::vector<std::int64_t>& incoming,
-                  std::int64_t own_begin, const Tensor& received_weights) const {
+                  std::int64_t own_begin) const {
     const auto ranks = static_cast<std::size_t>(ep_.size());
     const auto self = static_cast<std::size_t>(ep_.rank());
     const std::size_t local_experts = plan.per_expert.size();
@@ -186,7 +208,6 @@ class FlatDispatcher final : public Dispatcher {
             const std::int64_t at = begin[j * local_experts + e] + i;
             source[r] = static_cast<std::int32_t>(plan.tokens + at);
             destination[r] = static_cast<std::int32_t>(plan.local_rows + at);
-            weights[r] = received_weights.data<float>()[at];
           }
         }
       }

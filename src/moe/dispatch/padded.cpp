@@ -12,6 +12,18 @@ namespace xmoe {
 
 namespace {
 
+struct PaddedPassage final : Passage {
+  explicit PaddedPassage(const Communicator& ranks) : group(ranks) {}
+  RowPair end() override {
+    wait_timed(group, transfer.get());
+    return rows;
+  }
+
+  const Communicator& group;
+  RowPair rows;
+  std::unique_ptr<Transfer> transfer;
+};
+
 class PaddedDispatcher final : public Dispatcher {
  public:
   PaddedDispatcher(Communicator& ep, const MoeConfig& config) : ep_(ep), config_(config) {
@@ -22,6 +34,7 @@ class PaddedDispatcher final : public Dispatcher {
   }
 
   DispatchPlan plan(const Context& ctx, Arena& saved, const Pft& pft) override {
+    const profile::Scope timed(profile::Activity::pft);
     const auto experts = static_cast<std::int64_t>(pft.per_expert.size());
     const std::int64_t capacity =
         expert_capacity(pft.tokens, pft.top_k, experts, *config_.capacity_factor, config_.min_capacity);
@@ -86,12 +99,15 @@ class PaddedDispatcher final : public Dispatcher {
 
   std::unique_ptr<Passage> begin_dispatch(const Context& ctx, Arena& arena, DispatchPlan& plan,
                                           const Tensor& x) override {
-    auto passage = std::make_unique<DispatchPassage>();
+    auto passage = std::make_unique<PaddedPassage>(ep_);
     passage->rows.local = arena.tensor(x.dtype(), {plan.received(), x.dim(1)});
     const Tensor send = ctx.workspace.tensor(x.dtype(), {plan.local_rows, x.dim(1)});
-    gather_rows(ctx, x, plan.send_tokens, send);
+    {
+      const profile::Scope scope(profile::Activity::gather);
+      gather_rows(ctx, x, plan.send_tokens, send);
+    }
     const ExchangePart part{send, plan.send_rows, passage->rows.local, plan.recv_rows};
-    passage->transfer = ep_.start_exchange({&part, 1});
+    passage->transfer = start_timed(ep_, {&part, 1});
     return passage;
   }
 
@@ -102,9 +118,9 @@ class PaddedDispatcher final : public Dispatcher {
   std::unique_ptr<Passage> begin_combine(const Context& ctx, const DispatchPlan& plan, const RowPair& results,
                                          const Tensor& out) override {
     const Tensor returned = ctx.workspace.tensor(out.dtype(), {plan.local_rows, out.dim(1)});
-    auto passage = std::make_unique<CombinePassage>(ctx, returned, plan.combine_index, out);
+    auto passage = std::make_unique<CombinePassage>(ctx, ep_, returned, plan.combine_index, out);
     const ExchangePart part{results.local, plan.recv_rows, returned, plan.send_rows};
-    passage->transfer = ep_.start_exchange({&part, 1});
+    passage->transfer = start_timed(ep_, {&part, 1});
     return passage;
   }
 

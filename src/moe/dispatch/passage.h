@@ -1,34 +1,52 @@
-// Passages of one hop.
+// What the passages of the dispatchers share.
 #pragma once
 
 #include <memory>
+#include <utility>
 
+#include "base/profile.h"
 #include "moe/dispatch/dispatcher.h"
 #include "ops/gather/gather.h"
 
 namespace xmoe {
 
-struct DispatchPassage final : Passage {
-  RowPair end() override {
-    if (transfer) transfer->wait();
-    return rows;
+inline profile::Activity exchange_activity(const Communicator& group) {
+  for (int r = 0; r < group.size(); ++r)
+    if (group.on_other_node(r)) return profile::Activity::between_nodes;
+  return profile::Activity::within_node;
+}
+
+// Starts an exchange of rows. When activities are timed the ranks meet first, so that the time of a transfer
+// is told apart from waiting for those that come later.
+inline std::unique_ptr<Transfer> start_timed(Communicator& group, std::span<const ExchangePart> parts) {
+  if (profile::enabled()) {
+    const profile::Scope scope(profile::Activity::waiting);
+    group.barrier();
   }
+  const profile::Scope scope(exchange_activity(group));
+  return group.start_exchange(parts);
+}
 
-  RowPair rows;
-  std::unique_ptr<Transfer> transfer;
-};
+inline void wait_timed(const Communicator& group, Transfer* transfer) {
+  if (transfer == nullptr) return;
+  const profile::Scope scope(exchange_activity(group));
+  transfer->wait();
+}
 
+// The way back over one hop.
 struct CombinePassage final : Passage {
-  CombinePassage(const Context& context, const Tensor& results, const Tensor& combine_index,
-                 const Tensor& output)
-      : ctx(context), rows(results), index(combine_index), out(output) {}
+  CombinePassage(const Context& context, const Communicator& ranks, const Tensor& results,
+                 const Tensor& combine_index, const Tensor& output)
+      : ctx(context), group(ranks), rows(results), index(combine_index), out(output) {}
   RowPair end() override {
-    if (transfer) transfer->wait();
+    wait_timed(group, transfer.get());
+    const profile::Scope scope(profile::Activity::combine);
     combine_rows(ctx, rows, index, out);
     return {};
   }
 
   Context ctx;
+  const Communicator& group;
   Tensor rows, index, out;
   std::unique_ptr<Transfer> transfer;
 };

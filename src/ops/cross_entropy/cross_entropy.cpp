@@ -4,17 +4,27 @@
 
 namespace xmoe {
 
+void merge_statistics(const Context& ctx, const Tensor& parts, const Tensor& merged) {
+  XMOE_CHECK(parts.rank() == 3 && parts.dim(2) == 3, "expected parts [slices, rows, 3], got {}",
+             to_string(parts.shape()));
+  check_dtype(parts, DType::f32, "parts");
+  check_shape(merged, {parts.dim(1), 3}, "merged");
+  check_dtype(merged, DType::f32, "merged");
+  if (!ctx.device().is_cpu()) fail_not_built("merge_statistics", ctx.device());
+  cpu::merge_statistics(parts, merged);
+}
+
 void linear_cross_entropy(const Context& ctx, const Tensor& x, const Tensor& w, std::int64_t vocabulary,
                           const Tensor& targets, const Tensor& losses, float grad_scale, const Tensor& dx,
-                          const Tensor& dw) {
+                          const Tensor& dw, const VocabularySlice* slice) {
   XMOE_CHECK(x.rank() == 2 && w.rank() == 2, "linear_cross_entropy takes matrices, got {} and {}",
              to_string(x.shape()), to_string(w.shape()));
   XMOE_CHECK(x.dtype() == DType::f32 || x.dtype() == DType::bf16, "x: expected f32 or bf16, got {}",
              name_of(x.dtype()));
   check_dtype(w, x.dtype(), "w");
   check_shape(w, {w.dim(0), x.dim(1)}, "w");
-  XMOE_CHECK(1 <= vocabulary && vocabulary <= w.dim(0), "vocabulary {} of {} rows of w", vocabulary,
-             w.dim(0));
+  XMOE_CHECK((slice != nullptr ? 0 : 1) <= vocabulary && vocabulary <= w.dim(0),
+             "vocabulary {} of {} rows of w", vocabulary, w.dim(0));
   check_shape(targets, {x.dim(0)}, "targets");
   check_dtype(targets, DType::i32, "targets");
   check_shape(losses, {x.dim(0)}, "losses");
@@ -27,7 +37,7 @@ void linear_cross_entropy(const Context& ctx, const Tensor& x, const Tensor& w, 
     check_dtype(dw, DType::f32, "dw");
   }
   if (ctx.device().is_cpu()) {
-    cpu::linear_cross_entropy(ctx, x, w, vocabulary, targets, losses, grad_scale, dx, dw);
+    cpu::linear_cross_entropy(ctx, x, w, vocabulary, targets, losses, grad_scale, dx, dw, slice);
   } else {
     fail_not_built("linear_cross_entropy", ctx.device());
   }

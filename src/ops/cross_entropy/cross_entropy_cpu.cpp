@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "base/parallel.h"
 #include "ops/cpu_math.h"
@@ -64,84 +65,154 @@ float sum_of_exponentials(const float* x, std::int64_t n, float shift) {
   return sum;
 }
 
-template <typename T>
-struct Row {
-  float* logits;  // [V]
-  T* dlogits;     // [V], or the memory of the logits when T is float; null: no gradients
-  std::int32_t target;
+// Of the logits of a row; a row of VocabularySlice's [rows, 3].
+struct Statistics {
+  float maximum = -std::numeric_limits<float>::infinity();
+  float sum = 0.0F;  // of exp(logit - maximum)
+  float at_target = 0.0F;
 };
+static_assert(sizeof(Statistics) == 3 * sizeof(float));
 
-// The loss of one row, and its gradient times `scale`.
-template <typename T>
-float finish_row(const Row<T>& row, std::int64_t vocabulary, float scale) {
-  if (row.target == kIgnoredTarget) {
-    if (row.dlogits != nullptr) std::fill_n(row.dlogits, vocabulary, T(0.0F));
-    return 0.0F;
-  }
-  const float maximum = row_max(row.logits, vocabulary);
-  const float sum = sum_of_exponentials(row.logits, vocabulary, maximum);
-  const float at_target = row.logits[row.target];
-  if (row.dlogits != nullptr) {
-    // The exponentials are formed again rather than stored: reading and writing them would cost more.
-    const float factor = scale / sum;
-    const float* logits = row.logits;
-    T* d = row.dlogits;
-#pragma omp simd
-    for (std::int64_t v = 0; v < vocabulary; ++v) round_to(fast_exp(logits[v] - maximum) * factor, d[v]);
-    // Subtracting 1 before the rounding to T keeps what is left of a probability near 1.
-    d[row.target] = T((fast_exp(at_target - maximum) / sum - 1.0F) * scale);
-  }
-  return maximum + std::log(sum) - at_target;
+constexpr std::int64_t kElsewhere = -1;  // the target of a row whose word is another slice's
+
+Statistics statistics_of(const float* logits, std::int64_t vocabulary, std::int64_t target) {
+  Statistics s;
+  if (vocabulary == 0) return s;
+  s.maximum = row_max(logits, vocabulary);
+  s.sum = sum_of_exponentials(logits, vocabulary, s.maximum);
+  if (target != kElsewhere) s.at_target = logits[target];
+  return s;
 }
 
-void check_targets(const Tensor& targets, std::int64_t vocabulary) {
+// dlogits times `scale`; they may take the place of the logits.
+template <typename T>
+void row_gradient(const float* logits, std::int64_t vocabulary, std::int64_t target, const Statistics& s,
+                  float scale, T* d) {
+  // The exponentials are formed again rather than stored: reading and writing them would cost more.
+  const float factor = scale / s.sum;
+  const float maximum = s.maximum;
+#pragma omp simd
+  for (std::int64_t v = 0; v < vocabulary; ++v) round_to(fast_exp(logits[v] - maximum) * factor, d[v]);
+  // Subtracting 1 before the rounding to T keeps what is left of a probability near 1.
+  if (target != kElsewhere) d[target] = T((fast_exp(s.at_target - maximum) / s.sum - 1.0F) * scale);
+}
+
+void check_targets(const Tensor& targets, std::int64_t words) {
   const auto* target = targets.data<std::int32_t>();
   for (std::int64_t t = 0; t < targets.dim(0); ++t)
-    XMOE_CHECK(target[t] == kIgnoredTarget || (0 <= target[t] && target[t] < vocabulary),
-               "target {} of row {} is outside the vocabulary of {}", target[t], t, vocabulary);
+    XMOE_CHECK(target[t] == kIgnoredTarget || (0 <= target[t] && target[t] < words),
+               "target {} of row {} is outside the vocabulary of {}", target[t], t, words);
+}
+
+struct Arguments {
+  Tensor x, w, targets, losses;
+  float grad_scale;
+  Tensor dx, dw;
+  const VocabularySlice* slice;
+
+  // The row of w for the target of row t, or kElsewhere.
+  std::int64_t target_row(std::int64_t t) const {
+    const std::int64_t row = targets.data<std::int32_t>()[t] - (slice != nullptr ? slice->first : 0);
+    return 0 <= row && row < w.dim(0) ? row : kElsewhere;
+  }
+};
+
+// Losses and gradients of a chunk from its logits, rows begin and following.
+template <typename T>
+void finish_chunk(const Context& ctx, const Arguments& args, std::int64_t begin, const Tensor& logits,
+                  const Tensor& dlogits) {
+  const std::int64_t rows = logits.dim(0);
+  const std::int64_t vocabulary = logits.dim(1);
+  const auto logits_of = [&](std::int64_t r) { return logits.data<float>() + r * vocabulary; };
+  const auto own_statistics = [&](std::int64_t r) {
+    return statistics_of(logits_of(r), vocabulary, args.target_row(begin + r));
+  };
+  const auto finish = [&](std::int64_t r, const Statistics& s) {
+    float& loss = args.losses.data<float>()[begin + r];
+    T* d = args.dx.defined() ? static_cast<T*>(dlogits.raw()) + r * vocabulary : nullptr;
+    if (args.targets.data<std::int32_t>()[begin + r] == kIgnoredTarget) {
+      loss = 0.0F;
+      if (d != nullptr) std::fill_n(d, vocabulary, T(0.0F));
+      return;
+    }
+    if (d != nullptr)
+      row_gradient(logits_of(r), vocabulary, args.target_row(begin + r), s, args.grad_scale, d);
+    loss = s.maximum + std::log(s.sum) - s.at_target;
+  };
+  const auto for_rows = [&](const auto& body) {
+    parallel_for(rows, kRowGrain, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t r = first; r < last; ++r) body(r);
+    });
+  };
+  if (args.slice == nullptr) {
+    for_rows([&](std::int64_t r) { finish(r, own_statistics(r)); });
+    return;
+  }
+  const ArenaScope scope(ctx.workspace);
+  const Tensor statistics = ctx.workspace.tensor(DType::f32, {rows, 3});
+  auto* of_row = reinterpret_cast<Statistics*>(statistics.data<float>());
+  for_rows([&](std::int64_t r) { of_row[r] = own_statistics(r); });
+  args.slice->merge(statistics);
+  for_rows([&](std::int64_t r) { finish(r, of_row[r]); });
 }
 
 template <typename T>
-void run(const Context& ctx, const Tensor& x, const Tensor& w, const Tensor& targets, const Tensor& losses,
-         float grad_scale, const Tensor& dx, const Tensor& dw) {
+void run(const Context& ctx, const Arguments& args, std::int64_t chunk) {
   const ArenaScope scope(ctx.workspace);
-  const std::int64_t rows = x.dim(0);
-  const std::int64_t vocabulary = w.dim(0);
-  const bool gradients = dx.defined();
-  const std::int64_t chunk = chunk_rows(rows, vocabulary);
+  const std::int64_t rows = args.x.dim(0);
+  const std::int64_t vocabulary = args.w.dim(0);
+  const bool gradients = args.dx.defined();
   const Tensor chunk_logits = ctx.workspace.tensor(DType::f32, {chunk, vocabulary});
-  const bool in_place = x.dtype() == DType::f32;
+  const bool in_place = args.x.dtype() == DType::f32;
   const Tensor chunk_dlogits =
-      in_place || !gradients ? chunk_logits : ctx.workspace.tensor(x.dtype(), {chunk, vocabulary});
+      in_place || !gradients ? chunk_logits : ctx.workspace.tensor(args.x.dtype(), {chunk, vocabulary});
   for (std::int64_t begin = 0; begin < rows; begin += chunk) {
     const std::int64_t end = std::min(rows, begin + chunk);
+    const Tensor x = args.x.slice(begin, end);
     const Tensor logits = chunk_logits.slice(0, end - begin);
     const Tensor dlogits = chunk_dlogits.slice(0, end - begin);
-    multiply(x.slice(begin, end), w, logits, {.b = Transpose::yes}, kLogitsTile);
-    parallel_for(end - begin, kRowGrain, [&](std::int64_t first, std::int64_t last) {
-      for (std::int64_t r = first; r < last; ++r) {
-        const Row<T> row{logits.data<float>() + r * vocabulary,
-                         gradients ? static_cast<T*>(dlogits.raw()) + r * vocabulary : nullptr,
-                         targets.data<std::int32_t>()[begin + r]};
-        losses.data<float>()[begin + r] = finish_row(row, vocabulary, grad_scale);
-      }
-    });
+    multiply(x, args.w, logits, {.b = Transpose::yes}, kLogitsTile);
+    finish_chunk<T>(ctx, args, begin, logits, dlogits);
     if (!gradients) continue;
-    multiply(dlogits, w, dx.slice(begin, end), {}, kDxTile);
-    multiply(dlogits, x.slice(begin, end), dw, {.a = Transpose::yes, .accumulate = true}, kDwTile);
+    multiply(dlogits, args.w, args.dx.slice(begin, end), {}, kDxTile);
+    multiply(dlogits, x, args.dw, {.a = Transpose::yes, .accumulate = true}, kDwTile);
   }
 }
 
 }  // namespace
 
+void merge_statistics(const Tensor& parts, const Tensor& merged) {
+  const std::int64_t slices = parts.dim(0);
+  const std::int64_t rows = parts.dim(1);
+  const auto* part = reinterpret_cast<const Statistics*>(parts.data<float>());
+  auto* out = reinterpret_cast<Statistics*>(merged.data<float>());
+  for (std::int64_t r = 0; r < rows; ++r) {
+    Statistics all;
+    for (std::int64_t i = 0; i < slices; ++i) all.maximum = std::max(all.maximum, part[i * rows + r].maximum);
+    for (std::int64_t i = 0; i < slices; ++i) {
+      const Statistics& s = part[i * rows + r];
+      if (s.sum != 0.0F) all.sum += s.sum * std::exp(s.maximum - all.maximum);
+      all.at_target += s.at_target;
+    }
+    out[r] = all;
+  }
+}
+
 void linear_cross_entropy(const Context& ctx, const Tensor& x, const Tensor& w, std::int64_t vocabulary,
                           const Tensor& targets, const Tensor& losses, float grad_scale, const Tensor& dx,
-                          const Tensor& dw) {
-  check_targets(targets, vocabulary);
-  const Tensor used_dw = dw.defined() ? dw.slice(0, vocabulary) : dw;
-  with_float(x.dtype(), [&]<typename T>(T) {
-    run<T>(ctx, x, w.slice(0, vocabulary), targets, losses, grad_scale, dx, used_dw);
-  });
+                          const Tensor& dw, const VocabularySlice* slice) {
+  check_targets(targets, slice != nullptr ? slice->words : vocabulary);
+  const Arguments args{x,
+                       w.slice(0, vocabulary),
+                       targets,
+                       losses,
+                       grad_scale,
+                       dx,
+                       dw.defined() ? dw.slice(0, vocabulary) : dw,
+                       slice};
+  // Chunks are the same for all slices, which hold as many rows, although not all as many words.
+  const std::int64_t chunk = chunk_rows(x.dim(0), w.dim(0));
+  with_float(x.dtype(), [&]<typename T>(T) { run<T>(ctx, args, chunk); });
 }
 
 }  // namespace xmoe::cpu

@@ -5,6 +5,9 @@
 
 namespace xmoe::cpu {
 
+void merge_statistics(const Tensor& parts,    // [slices, rows, 3]
+                      const Tensor& merged);  // [rows, 3]
+
 void linear_cross_entropy(const Context& ctx,
                           const Tensor& x,  // [T, H]
                           const Tensor& w,  // [V, H]
@@ -12,7 +15,8 @@ void linear_cross_entropy(const Context& ctx,
                           const Tensor& targets,  // [T]
                           const Tensor& losses,   // [T]
                           float grad_scale,
-                          const Tensor& dx,   // [T, H] or undefined
-                          const Tensor& dw);  // [V, H] or undefined
+                          const Tensor& dx,  // [T, H] or undefined
+                          const Tensor& dw,  // [V, H] or undefined
+                          const VocabularySlice* slice);
 
 }  // namespace xmoe::cpu

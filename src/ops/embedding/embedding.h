@@ -1,5 +1,6 @@
-// Table lookup and its gradient. Ids are checked: an id outside the table is an error that names its
-// position.
+// Table lookup and its gradient. A negative id is one whose row lies elsewhere, in the part of the table that
+// another rank holds: zeros in forward, skipped in backward. An id beyond the table is an error that names
+// its position.
 #pragma once
 
 #include "device/context.h"

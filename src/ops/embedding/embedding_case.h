@@ -6,21 +6,25 @@
 
 namespace xmoe {
 
-inline OpCase embedding_case(std::int64_t tokens, std::int64_t vocabulary, std::int64_t width) {
+// `first_id`: the least id among the tokens; a negative one: some rows lie elsewhere.
+inline OpCase embedding_case(std::int64_t tokens, std::int64_t vocabulary, std::int64_t width,
+                             std::int64_t first_id = 0) {
   OpCase op;
   op.name = "embedding";
   op.inputs = {
-      {.name = "ids", .shape = {tokens}, .kind = ElementKind::i32, .fill = integers(0, vocabulary)},
+      {.name = "ids", .shape = {tokens}, .kind = ElementKind::i32, .fill = integers(first_id, vocabulary)},
       {.name = "table", .shape = {vocabulary, width}, .gradient = ElementKind::f32, .gradient_added = true}};
   op.outputs = {{.name = "out", .shape = {tokens, width}}};
   op.backward_terms = tokens;
   op.reference = [=](const Doubles& in, Doubles& out) {
-    for (std::int64_t t = 0; t < tokens; ++t)
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      if (in[0][static_cast<std::size_t>(t)] < 0.0) continue;  // zeros
       for (std::int64_t h = 0; h < width; ++h)
         out[0][static_cast<std::size_t>(t * width + h)] =
             in[1][static_cast<std::size_t>(in[0][static_cast<std::size_t>(t)]) *
                       static_cast<std::size_t>(width) +
                   static_cast<std::size_t>(h)];
+    }
   };
   op.forward = [](const Context& ctx, Tensors in, Tensors out) {
     embedding_forward(ctx, in[0], in[1], out[0]);

@@ -16,7 +16,7 @@ constexpr std::int64_t kLine = 16;
 void check_ids(const Tensor& ids, std::int64_t vocabulary) {
   const auto* id = ids.data<std::int32_t>();
   for (std::int64_t t = 0; t < ids.dim(0); ++t)
-    if (id[t] < 0 || id[t] >= vocabulary)
+    if (id[t] >= vocabulary)
       fail(
           "token id {} at position {} is outside the embedding table of {} rows; was the data prepared with "
           "the tokenizer of this model?",
@@ -44,6 +44,7 @@ void embedding_backward(const Tensor& ids, const Tensor& dout, const Tensor& dta
       const std::int64_t begin = first * kLine;
       const std::int64_t end = std::min(width, last * kLine);
       for (std::int64_t t = 0; t < tokens; ++t) {
+        if (id[t] < 0) continue;
         const T* row = from + t * width;
         float* sum = to + id[t] * width;
 #pragma omp simd

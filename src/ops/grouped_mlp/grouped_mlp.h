@@ -51,7 +51,7 @@ void grouped_mlp_forward(const Context& ctx, Activation activation, const Expert
                          const Tensor& w1,   // [E, I', H]
                          const Tensor& w2,   // [E, H, I]
                          const Tensor& h,    // [R, I'], kept for backward
-                         const RowPair& y);  // [L', H], [S', H]
+                         const RowPair& y);  // [L', H], [S', H]; undefined: h is formed, and no more
 
 void grouped_mlp_backward(const Context& ctx, Activation activation, const ExpertRows& rows,
                           const RowPair& dy,       // [L, H], [S, H]

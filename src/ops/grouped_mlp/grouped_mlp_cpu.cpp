@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <vector>
 
 #include "base/parallel.h"
@@ -217,7 +218,8 @@ void forward(const Context& ctx, Activation activation, const ExpertRows& rows, 
   const Scratch<T> row_scratch(ctx.workspace, most, hidden);
   const Scratch<T> a_scratch(ctx.workspace, most, ffn);
   const PairRows<T> input(x, rows.source);
-  const PairRows<T> output(y, rows.destination);
+  std::optional<PairRows<T>> output;
+  if (y.local.defined()) output.emplace(y, rows.destination);
   const float* weights = rows.weights.defined() ? rows.weights.data<float>() : nullptr;
   parallel_tasks(static_cast<std::int64_t>(blocks.size()), [&](std::int64_t task, int thread) {
     const Block& b = blocks[static_cast<std::size_t>(task)];
@@ -227,13 +229,14 @@ void forward(const Context& ctx, Activation activation, const ExpertRows& rows, 
     const T* xb = input.gather(b.begin, b.rows, scratch);
     gemm_tile(product(b.rows, width, hidden, xb, w1.data<T>() + b.expert * width * hidden, Transpose::yes, hb,
                       dtype_of<T>::value));
+    if (!output) return;
     for (std::int64_t r = 0; r < b.rows; ++r)
       activate_row(activation, ffn, hb + r * width, weights == nullptr ? 1.0F : weights[b.begin + r],
                    a + r * ffn);
-    T* yb = output.target(b.begin, b.rows, scratch);
+    T* yb = output->target(b.begin, b.rows, scratch);
     gemm_tile(product(b.rows, hidden, ffn, a, w2.data<T>() + b.expert * hidden * ffn, Transpose::yes, yb,
                       dtype_of<T>::value));
-    output.scatter(b.begin, b.rows, yb);
+    output->scatter(b.begin, b.rows, yb);
   });
 }
 

@@ -1,0 +1,102 @@
+#include "moe/dispatch/choice.h"
+
+#include <algorithm>
+#include <array>
+
+#include "base/timer.h"
+#include "moe/dispatch/node_map.h"
+#include "moe/dispatch/redundancy.h"
+#include "moe/dispatch/synthetic.h"
+
+namespace xmoe {
+
+namespace {
+
+constexpr int kTrials = 5;  // of each dispatcher, in turns: a median that one disturbance does not move
+// A trial that takes this long says enough; on slower networks fewer tokens than a layer has are sent, so
+// that a start takes seconds and not minutes.
+constexpr double kTrialSeconds = 0.1;
+constexpr std::int64_t kFirstTokens = 64;
+
+class Trial {
+ public:
+  Trial(Communicator& ep, const MoeConfig& config, std::int64_t tokens, std::int64_t hidden, DType dtype)
+      : ep_(ep) {
+    const RouterConfig& router = config.router;
+    const SyntheticRouting uniform =
+        synthetic_routing(data_, router.experts, router.top_k, tokens, /*zipf=*/0.0, ep.rank());
+    pft_ = build_pft(data_, router.experts, uniform.top_experts, uniform.top_weights, std::nullopt);
+    x_ = data_.zeros(dtype, {tokens, hidden});
+    y_ = data_.zeros(dtype, x_.shape());
+  }
+
+  // Of the slowest rank, forward: a plan, rows to where their experts are, and back.
+  double seconds(Dispatcher& dispatcher) {
+    const Context ctx{workspace_};
+    ep_.barrier();
+    const Timer timer;
+    saved_.clear();
+    DispatchPlan plan = dispatcher.plan(ctx, saved_, pft_);
+    dispatcher.dispatch(ctx, saved_, plan, x_);
+    const RowPair results = dispatcher.results(saved_, plan, x_);
+    dispatcher.combine(ctx, plan, results, y_);
+    return ep_.all_reduce(timer.seconds(), ReduceOp::max);
+  }
+
+ private:
+  Communicator& ep_;
+  Arena data_{{}, MemoryTag::workspace}, saved_{{}, MemoryTag::saved}, workspace_{{}, MemoryTag::workspace};
+  Pft pft_;
+  Tensor x_, y_;
+};
+
+double median(std::array<double, kTrials> times) {
+  std::nth_element(times.begin(), times.begin() + kTrials / 2, times.end());
+  return times[kTrials / 2];
+}
+
+}  // namespace
+
+DispatcherChoice choose_dispatcher(Communicator& ep, Communicator& ep_node, const MoeConfig& config,
+                                   std::int64_t tokens, std::int64_t hidden, DType dtype) {
+  if (ep.size() == 1) return {DispatcherKind::flat, "flat: every rank holds all experts"};
+  const auto flat = make_flat_dispatcher(ep);
+  const auto rbd = make_rbd_dispatcher(ep, ep_node);
+  // The most that any rank has, so that all try the same.
+  const std::int64_t all_tokens = std::max<std::int64_t>(1, ep.all_reduce(tokens, ReduceOp::max));
+  std::int64_t tried = std::min(kFirstTokens, all_tokens);
+  while (tried < all_tokens) {
+    Trial trial(ep, config, tried, hidden, dtype);
+    trial.seconds(*flat);  // memory is touched
+    if (trial.seconds(*flat) > kTrialSeconds) break;
+    tried = std::min(2 * tried, all_tokens);
+  }
+  Trial trial(ep, config, tried, hidden, dtype);
+  std::array<double, kTrials> flat_times{};
+  std::array<double, kTrials> rbd_times{};
+  trial.seconds(*flat);
+  trial.seconds(*rbd);
+  for (std::size_t i = 0; i < kTrials; ++i) {
+    flat_times[i] = trial.seconds(*flat);
+    rbd_times[i] = trial.seconds(*rbd);
+  }
+  const double flat_time = median(flat_times);
+  const double rbd_time = median(rbd_times);
+  DispatcherChoice choice;
+  choice.kind = rbd_time < flat_time ? DispatcherKind::rbd : DispatcherKind::flat;
+  const bool two_stages = choice.kind == DispatcherKind::rbd;
+  const NodeMap nodes(ep.nodes(), ep.size());
+  std::vector<std::int64_t> experts;
+  for (const auto& ranks : nodes.ranks_of)
+    experts.push_back(static_cast<std::int64_t>(ranks.size()) * config.router.experts / ep.size());
+  const double redundant = expected_redundancy(experts, config.router.top_k);
+  choice.why = fmt::format(
+      "{}: {} node{}, {:.1f} % of rows redundant, dispatch + combine {:.3g} ms against {:.3g} ms of {}, "
+      "measured with {} tokens a rank",
+      two_stages ? "rbd" : "flat", nodes.nodes(), nodes.nodes() == 1 ? "" : "s", 100.0 * redundant,
+      1e3 * std::min(flat_time, rbd_time), 1e3 * std::max(flat_time, rbd_time), two_stages ? "flat" : "rbd",
+      tried);
+  return choice;
+}
+
+}  // namespace xmoe

@@ -1,0 +1,23 @@
+// Whether rows should go straight to their experts (flat) or in two stages (rbd): decided by trying both.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "moe/dispatch/dispatcher.h"
+
+namespace xmoe {
+
+struct DispatcherChoice {
+  DispatcherKind kind = DispatcherKind::flat;  // flat or rbd
+  std::string why;                             // one line for the log
+};
+
+// Collective over `ep`; all its ranks get the same answer. Dispatches and combines rows of a uniform routing
+// of config.router's shape with either dispatcher, in turns, for some two seconds at most: fewer tokens than
+// asked for where the network is slow. Takes the flat one without measuring when ep is one rank.
+DispatcherChoice choose_dispatcher(Communicator& ep, Communicator& ep_node, const MoeConfig& config,
+                                   std::int64_t tokens,  // of a rank in one MoE layer
+                                   std::int64_t hidden, DType dtype);
+
+}  // namespace xmoe
