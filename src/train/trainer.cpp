@@ -81,7 +81,7 @@ Trainer::Trainer(const TrainConfig& config, Communicator& world)
       parallel_(world, config.parallel.layout, config.parallel.ranks_per_node),
       mesh_(parallel_.mesh),
       model_(config.model, config.compute_dtype, mesh_, config.seed, /*train=*/true),
-      optimizer_(config.optimizer, model_.parameters(), mesh_),
+      optimizer_(config.optimizer, model_.parameters(), mesh_, config.parallel.zero_stage),
       step_(model_, optimizer_, mesh_, config.batch.micro),
       schedule_(make_schedule(config)) {
   open_files();
