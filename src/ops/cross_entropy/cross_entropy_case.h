@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "ops/cross_entropy/cross_entropy.h"
+#include "ops/elementwise/elementwise.h"
 #include "support/op_case.h"
 
 namespace xmoe {
@@ -75,6 +77,69 @@ inline OpCase cross_entropy_case(const CrossEntropyShape& s) {
                          d_in[1]);
   };
   op.backward_flops = 3.0 * 2.0 * static_cast<double>(s.tokens * s.hidden * s.vocabulary);
+  return op;
+}
+
+// The op as `slices` ranks run it, each with a run of as many rows of w, one behind the other in one process:
+// the first pass over the slices notes the statistics that the second has merged.
+inline void cross_entropy_in_slices(const Context& ctx, std::int64_t slices, std::int64_t vocabulary,
+                                    const Tensor& x, const Tensor& w, const Tensor& targets,
+                                    const Tensor& losses, float grad_scale, const Tensor& dx,
+                                    const Tensor& dw) {
+  const std::int64_t each = w.dim(0) / slices;
+  std::vector<std::vector<std::vector<float>>> noted(static_cast<std::size_t>(slices));  // by chunk
+  const auto for_slices = [&](const auto& body) {
+    for (std::int64_t i = 0; i < slices; ++i) {
+      const std::int64_t first = i * each;
+      body(static_cast<std::size_t>(i), first, std::clamp<std::int64_t>(vocabulary - first, 0, each));
+    }
+  };
+  for_slices([&](std::size_t i, std::int64_t first, std::int64_t words) {
+    const VocabularySlice slice{first, vocabulary, [&](const Tensor& statistics) {
+                                  const auto* from = statistics.data<float>();
+                                  noted[i].emplace_back(from, from + statistics.numel());
+                                }};
+    linear_cross_entropy(ctx, x, w.slice(first, first + each), words, targets, losses, 0.0F, {}, {}, &slice);
+  });
+  const ArenaScope scope(ctx.workspace);
+  const Tensor part_dx = dx.defined() ? ctx.workspace.tensor(dx.dtype(), dx.shape()) : dx;
+  for_slices([&](std::size_t i, std::int64_t first, std::int64_t words) {
+    std::size_t chunk = 0;
+    const VocabularySlice slice{first, vocabulary, [&](const Tensor& statistics) {
+                                  const ArenaScope merge_scope(ctx.workspace);
+                                  const Tensor parts = ctx.workspace.tensor(
+                                      DType::f32, {slices, statistics.dim(0), statistics.dim(1)});
+                                  for (std::size_t j = 0; j < noted.size(); ++j)
+                                    std::copy(noted[j][chunk].begin(), noted[j][chunk].end(),
+                                              parts[static_cast<std::int64_t>(j)].data<float>());
+                                  merge_statistics(ctx, parts, statistics);
+                                  ++chunk;
+                                }};
+    linear_cross_entropy(ctx, x, w.slice(first, first + each), words, targets, losses, grad_scale, part_dx,
+                         dw.defined() ? dw.slice(first, first + each) : dw, &slice);
+    if (!dx.defined()) return;
+    if (i == 0) {
+      copy(ctx, part_dx, dx);
+    } else {
+      add(ctx, dx, part_dx, dx);
+    }
+  });
+}
+
+inline OpCase sliced_cross_entropy_case(const CrossEntropyShape& s, std::int64_t slices) {
+  OpCase op = cross_entropy_case(s);
+  op.name += fmt::format(" in {} slices", slices);
+  op.forward = [s, slices](const Context& ctx, Tensors in, Tensors out) {
+    cross_entropy_in_slices(ctx, slices, s.vocabulary, in[0], in[1], in[2], out[0], 1.0F, {}, {});
+    double total = 0.0;
+    for (const double loss : to_doubles(out[0])) total += loss;
+    out[1].data<float>()[0] = static_cast<float>(total);
+  };
+  op.backward = [s, slices](const Context& ctx, Tensors in, Tensors out, Tensors d_out, Tensors d_in) {
+    cross_entropy_in_slices(ctx, slices, s.vocabulary, in[0], in[1], in[2], out[0], d_out[1].data<float>()[0],
+                            d_in[0], d_in[1]);
+  };
+  op.backward_terms += slices;
   return op;
 }
 

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <vector>
 
 #include "ops/cross_entropy/cross_entropy_case.h"
@@ -43,6 +44,39 @@ TEST(CrossEntropy, AgreesWithReferenceAndFiniteDifferences) {
        }) {
     EXPECT_OK(check(cross_entropy_case(s)));
   }
+}
+
+// As over the ranks of a tensor-parallel group; in the third case a slice is all padding.
+TEST(CrossEntropy, SlicesOfTheVocabularyAddUpToTheWhole) {
+  EXPECT_OK(check(sliced_cross_entropy_case({.tokens = 13, .hidden = 9, .vocabulary = 24, .rows = 24}, 2)));
+  EXPECT_OK(check(sliced_cross_entropy_case({.tokens = 21, .hidden = 16, .vocabulary = 37, .rows = 40}, 4)));
+  EXPECT_OK(check(sliced_cross_entropy_case({.tokens = 5, .hidden = 7, .vocabulary = 8, .rows = 12}, 3)));
+  EXPECT_OK(check(sliced_cross_entropy_case({.tokens = 0, .hidden = 4, .vocabulary = 6, .rows = 6}, 3)));
+  // Several chunks, each of which is merged.
+  EXPECT_OK(check_forward(
+      sliced_cross_entropy_case({.tokens = 300, .hidden = 2, .vocabulary = 33000, .rows = 33000}, 2),
+      DType::f32));
+}
+
+TEST(CrossEntropy, StatisticsOfSlicesMerge) {
+  constexpr float kNone = -std::numeric_limits<float>::infinity();
+  // Two rows of three slices: maximum, sum, target's logit. The last slice has no words.
+  std::vector<float> parts = {1.0F,  2.0F, 0.5F, 3.0F,  1.0F, 0.0F,   //
+                              0.0F,  1.0F, 0.0F, 4.0F,  2.0F, -2.0F,  //
+                              kNone, 0.0F, 0.0F, kNone, 0.0F, 0.0F};
+  std::vector<float> merged(6);
+  Arena workspace({}, MemoryTag::workspace);
+  const Context ctx{workspace};
+  merge_statistics(ctx, {parts.data(), DType::f32, {3, 2, 3}}, {merged.data(), DType::f32, {2, 3}});
+  EXPECT_EQ(merged[0], 1.0F);
+  EXPECT_FLOAT_EQ(merged[1], 2.0F + std::exp(-1.0F));
+  EXPECT_EQ(merged[2], 0.5F);
+  EXPECT_EQ(merged[3], 4.0F);
+  EXPECT_FLOAT_EQ(merged[4], 2.0F + std::exp(-1.0F));
+  EXPECT_EQ(merged[5], -2.0F);
+  parts[1] = std::numeric_limits<float>::quiet_NaN();
+  merge_statistics(ctx, {parts.data(), DType::f32, {3, 2, 3}}, {merged.data(), DType::f32, {2, 3}});
+  EXPECT_TRUE(std::isnan(merged[1])) << "a logit that is not a number would go unseen";
 }
 
 // A vocabulary so large that a chunk is shorter than the rows.
