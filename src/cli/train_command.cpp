@@ -39,7 +39,7 @@ struct TrainCommand {
     std::vector<Problem> problems = layout_problems(config.parallel.layout, world.size());
     fail_if_any(options.table().problems_with(problems));
     const ParallelRun run(world, config.parallel.layout, config.parallel.ranks_per_node);
-    const std::string text = mesh_table(config.parallel.layout, run.topology);
+    const std::string text = describe(run.mesh, run.topology);
     if (world.rank() == 0) std::fputs(text.c_str(), stdout);
   }
 

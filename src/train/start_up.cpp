@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/log.h"
+#include "moe/dispatch/choice.h"
 
 namespace xmoe {
 
@@ -75,37 +77,23 @@ std::string data_line(const TrainConfig& config, const StartUpFacts& facts) {
 ParallelRun::ParallelRun(Communicator& world, const ParallelLayout& layout, std::int64_t ranks_per_node)
     : topology(detect_topology(world, static_cast<int>(ranks_per_node))), mesh(world, layout) {}
 
-std::string mesh_table(const ParallelLayout& layout, const Topology& topology) {
-  const auto ranks = static_cast<int>(topology.node_of.size());
-  const auto tensor = static_cast<int>(layout.tensor);
-  std::string text = fmt::format(
-      "{} on {}: tensor parallel {}, data parallel {}, expert parallel {} ({}{})\n"
-      "A group is named by its first rank; behind the colon, which of its members the rank is.\n"
-      "{:>6} {:>9} {:>9} {:>9} {:>9}  {}\n",
-      counted(ranks, "rank"), counted(topology.nodes(), "node"), tensor, ranks / tensor, layout.expert,
-      layout.placement == ExpertPlacement::ep_first ? "ep-first" : "dp-first",
-      layout.expert_tensor ? ", experts cut over tp" : "", "rank", "tp", "dp", "ep", "edp", "node");
-  // The place of a rank among those that `group` gives the same number.
-  const auto place = [&](int rank, auto&& group) {
-    int first = -1;
-    int before = 0;
-    for (int r = 0; r < rank; ++r) {
-      if (group(r) != group(rank)) continue;
-      if (first < 0) first = r;
-      ++before;
-    }
-    return fmt::format("{}:{}", first < 0 ? rank : first, before);
-  };
-  for (int rank = 0; rank < ranks; ++rank) {
-    const int node = topology.node_of[static_cast<std::size_t>(rank)];
-    text += fmt::format("{:>6} {:>9} {:>9} {:>9} {:>9}  {} {}\n", rank,
-                        place(rank, [&](int r) { return r / tensor; }),
-                        place(rank, [&](int r) { return r % tensor; }),
-                        place(rank, [&](int r) { return expert_groups(layout, ranks, r).ep; }),
-                        place(rank, [&](int r) { return expert_groups(layout, ranks, r).edp; }), node,
-                        topology.host_names[static_cast<std::size_t>(node)]);
-  }
-  return text;
+void settle_dispatcher(TrainConfig& config, const Mesh& mesh) {
+  MoeConfig& moe = config.model.moe;
+  if (moe.router.experts == 0 || moe.dispatcher != DispatcherKind::automatic) return;
+  const ParallelLayout& layout = config.parallel.layout;
+  // MoE blocks work on parts of the sequence, but for experts that are cut.
+  const std::int64_t tokens =
+      config.batch.micro * config.model.seq_length / (layout.expert_tensor ? 1 : layout.tensor);
+  const DispatcherChoice choice = choose_dispatcher(mesh.ep(), mesh.ep_node(), moe, tokens,
+                                                    config.model.hidden, config.compute_dtype);
+  // Groups may measure differently, and a rank's layers need what its group has; all take the same, so that
+  // one name stands for the run.
+  const auto rbd = mesh.world().all_reduce(
+      std::int64_t{choice.kind == DispatcherKind::rbd ? 1 : 0}, ReduceOp::min);
+  moe.dispatcher = rbd == 1 ? DispatcherKind::rbd : DispatcherKind::flat;
+  const bool overruled = choice.kind != moe.dispatcher;
+  log::info("dispatcher: {}: {}{}", rbd == 1 ? "rbd" : "flat", choice.why,
+            overruled ? "; another expert-parallel group found flat to be the faster one" : "");
 }
 
 ModelConfig model_to_run(ModelConfig trained) {

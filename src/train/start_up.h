@@ -20,8 +20,8 @@ struct ParallelRun {
   Mesh mesh;
 };
 
-// The nodes, the ranks on them, and of which group of each kind a rank is which member: --print-mesh.
-std::string mesh_table(const ParallelLayout& layout, const Topology& topology);
+// Puts flat or rbd in the place of `automatic`, as measured between the ranks at hand, and says so. Collective.
+void settle_dispatcher(TrainConfig& config, const Mesh& mesh);
 
 // The model of a checkpoint as evaluation and generation run it: how its training sent tokens and what it
 // computed twice means nothing to them.

@@ -75,12 +75,19 @@ class Trainer {
   StepSummary summary_;               // since the last report
 };
 
+// The model with the dispatcher that it will run with. The settings that are saved keep the automatic choice:
+// elsewhere it may be another.
+ModelConfig settled(TrainConfig config, const Mesh& mesh) {
+  settle_dispatcher(config, mesh);
+  return config.model;
+}
+
 Trainer::Trainer(const TrainConfig& config, Communicator& world)
     : config_(config),
       world_(world),
       parallel_(world, config.parallel.layout, config.parallel.ranks_per_node),
       mesh_(parallel_.mesh),
-      model_(config.model, config.compute_dtype, mesh_, config.seed, /*train=*/true),
+      model_(settled(config, mesh_), config.compute_dtype, mesh_, config.seed, /*train=*/true),
       optimizer_(config.optimizer, model_.parameters(), mesh_, config.parallel.zero_stage),
       step_(model_, optimizer_, mesh_, config.batch.micro),
       schedule_(make_schedule(config)) {
