@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# One of eight ranks is killed, or hangs, in place of joining a collective: the job ends soon, with an exit status, and the others say
+# where they waited. A rank that is merely late after all were asked to stop is waited for.
+#   killed_collective.sh MPIEXEC PROGRAM
+set -u
+mpiexec=$1
+program=$2
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+# The limit is far above what a loaded machine needs, and far below for ever; 124 says that it was reached.
+ranks() { timeout 60 "$mpiexec" -n 8 --oversubscribe --bind-to none "$program" "$@" >"$log" 2>&1; }
+stop() { echo "$*"; cat "$log"; exit 1; }
+
+for operation in all_reduce all_gather reduce_scatter broadcast all_to_all_v exchange barrier; do
+  ranks "$operation" killed
+  status=$?
+  [ "$status" -ne 0 ] || stop "$operation: a rank was killed and the job succeeded"
+  [ "$status" -ne 124 ] || stop "$operation: the job did not end"
+  grep -Eq "rank [0-6]: error: rank 7 .* has died while this rank waits in $operation of the group world \(layer 2\)" "$log" || stop "$operation: nobody says where it waited"
+done
+
+ranks all_gather hangs
+status=$?
+[ "$status" -ne 0 ] && [ "$status" -ne 124 ] || stop "a rank hung: status $status"
+for rank in 0 6; do
+  grep -Eq "rank $rank: error: has been waiting for [0-9.]+ s in all_gather of the group world \(layer 2\)" "$log" ||
+    stop "a rank hung: rank $rank does not say where it waited"
+done
+if grep -q "rank 7: error" "$log"; then stop "the rank that hung takes itself for one that waits"; fi
+
+ranks exchange late || stop "a rank that was late was not waited for"
+if grep -q "has died while\|has probably died" "$log"; then stop "a rank that was late is taken for dead"; fi
