@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <utility>
 
 namespace xmoe::profile {
 
@@ -12,12 +13,43 @@ using Clock = std::chrono::steady_clock;
 struct Open {
   Activity activity;
   Clock::time_point since;  // of the part that is not yet counted
+  Clock::time_point begin;
 };
 
 bool on = false;
 std::atomic<std::int64_t> layer{-1};
 std::vector<Open> stack;
 std::vector<Seconds> totals;
+
+bool recording = false;
+Clock::time_point origin;  // of the events
+Events kept;
+
+// What goes on belongs to the layer that it went on in.
+void enter_layer(std::int64_t index) {
+  if (on && !stack.empty()) {
+    const auto now = Clock::now();
+    count(stack.back(), now);
+    stack.back().since = now;
+  }
+  layer.store(index, std::memory_order_relaxed);
+}
+
+std::int64_t since_origin(Clock::time_point time) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(time - origin).count();
+}
+
+void keep(const Open& open, Clock::time_point end) {
+  if (open.begin < origin) return;  // began before the recording: it would stick out of the timeline
+  if (kept.events.size() == kept.events.capacity()) {
+    ++kept.lost;
+    return;
+  }
+  kept.events.push_back({.begin_ns = since_origin(open.begin),
+                         .end_ns = since_origin(end),
+                         .layer = static_cast<std::int32_t>(layer.load(std::memory_order_relaxed)),
+                         .activity = open.activity});
+}
 
 void count(const Open& open, Clock::time_point until) {
   const auto row = static_cast<std::size_t>(layer.load(std::memory_order_relaxed) + 1);
@@ -48,25 +80,40 @@ Scope::Scope(Activity activity) : active_(on) {
   if (!active_) return;
   const auto now = Clock::now();
   if (!stack.empty()) count(stack.back(), now);
-  stack.push_back({activity, now});
+  stack.push_back({activity, now, now});
 }
 
 Scope::~Scope() {
   if (!active_ || stack.empty()) return;
   const auto now = Clock::now();
   count(stack.back(), now);
+  if (recording) keep(stack.back(), now);
   stack.pop_back();
   if (!stack.empty()) stack.back().since = now;
 }
 
-LayerScope::LayerScope(std::int64_t index) : before_(layer.exchange(index, std::memory_order_relaxed)) {}
-LayerScope::~LayerScope() { layer.store(before_, std::memory_order_relaxed); }
+LayerScope::LayerScope(std::int64_t index) : before_(current_layer()) { enter_layer(index); }
+LayerScope::~LayerScope() { enter_layer(before_); }
 
 std::int64_t current_layer() { return layer.load(std::memory_order_relaxed); }
 
 std::vector<Seconds> take() {
   std::vector<Seconds> taken;
   taken.swap(totals);
+  return taken;
+}
+
+void record_events(std::size_t limit) {
+  kept = {};
+  kept.events.reserve(limit);
+  origin = Clock::now();
+  recording = true;
+}
+
+Events take_events() {
+  recording = false;
+  Events taken;
+  std::swap(taken, kept);
   return taken;
 }
 

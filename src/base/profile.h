@@ -46,7 +46,7 @@ class Scope {
   bool active_;
 };
 
-// Work in its scope belongs to this layer; without one, to the step.
+// Work in its scope belongs to this layer, that of an activity begun outside too; without one, to the step.
 class LayerScope {
  public:
   explicit LayerScope(std::int64_t layer);
@@ -64,5 +64,23 @@ std::int64_t current_layer();
 // Seconds by layer (row 0: no layer) and activity since the last call.
 using Seconds = std::array<double, kActivities>;
 std::vector<Seconds> take();
+
+// A scope that has ended, for a timeline. An outer scope's event contains those of its inner ones.
+struct Event {
+  std::int64_t begin_ns = 0;  // since record_events()
+  std::int64_t end_ns = 0;
+  std::int32_t layer = -1;  // at its end; -1: none
+  Activity activity = Activity::other;
+};
+
+// Keeps the scopes that end from now on, the first `limit` of them; room for all is taken at once. Needs
+// enable(true).
+void record_events(std::size_t limit);
+// What was kept, in the order of their ends; ends the recording.
+struct Events {
+  std::vector<Event> events;
+  std::int64_t lost = 0;  // beyond the limit
+};
+Events take_events();
 
 }  // namespace xmoe::profile

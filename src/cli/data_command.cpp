@@ -15,6 +15,7 @@
 #include "base/timer.h"
 #include "cli/choice_option.h"
 #include "cli/document_options.h"
+#include "cli/recipe.h"
 #include "data/indexed_dataset/indexed_dataset.h"
 #include "data/prepare/inspect.h"
 #include "data/prepare/prepare.h"
@@ -97,9 +98,9 @@ void add_prepare(CLI::App& data) {
       "Documents keep their order; the tokenizer's end-of-document token is put behind each. Empty documents "
       "are left out.\n"
       "The files appear when they are complete: an interrupted run leaves those of an earlier one alone.\n"
-      "Examples:\n"
-      "  xmoe data prepare --input book.txt --split-documents blank-line --tokenizer tokenizer.json "
-      "--output-prefix data/book\n"
+      "Examples:\n  " +
+      std::string(recipe::kData) +
+      "\n"
       "  xmoe data prepare --input crawl-*.jsonl --json-key text --tokenizer tokenizer.json --output-prefix "
       "data/crawl");
   command->callback([arguments] { prepare(*arguments); });

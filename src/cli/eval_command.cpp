@@ -2,6 +2,7 @@
 
 #include "cli/commands.h"
 #include "cli/flag_options.h"
+#include "cli/recipe.h"
 #include "train/evaluate.h"
 #include "train/flags.h"
 #include "train/together.h"
@@ -23,7 +24,10 @@ void add_eval_command(CLI::App& app, Communicator& world) {
   CLI::App* command =
       app.add_subcommand("eval", "Loss, perplexity and bits per byte of a checkpoint on a data set");
   const auto state = std::make_shared<EvalCommand>(*command);
-  command->footer("Example:\n  xmoe eval --load checkpoints --data-path data/held-out");
+  command->footer("Examples:\n  " + std::string(recipe::kEval) +
+                  "\n"
+                  "  mpirun -n 8 xmoe eval --load run --data-path held-out --tensor-model-parallel-size 2 "
+                  "--expert-model-parallel-size 8");
   command->callback([state, &world] {
     together(world, [&] {
       state->options.apply();

@@ -71,7 +71,7 @@ void FlagOptions::add_option(const Flag& flag) {
           return true;
         },
         flag.help);
-    option->type_name(flag.value_name);
+    option->type_name(flag.value_name + (flag.required ? " REQUIRED" : ""));
     if (!flag.default_text.empty()) option->default_str(flag.default_text);
   }
   option->group(flag.group);

@@ -15,6 +15,8 @@
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/data_command.h"
+#include "cli/recipe.h"
+#include "cli/same_command.h"
 #include "cli/tokenizer_command.h"
 #include "comm/communicator.h"
 #include "train/flag_table.h"
@@ -28,16 +30,13 @@ constexpr const char* kDescription =
     "xmoe trains Mixture-of-Experts language models (many small experts, large top-k) without padding, on "
     "one process or many.";
 
-constexpr const char* kExamples =
-    "A model from a text file, step by step:\n"
-    "  xmoe tokenizer train --input book.txt --vocab-size 8192 --output tokenizer.json\n"
-    "  xmoe data prepare --input book.txt --split-documents blank-line --tokenizer tokenizer.json \\\n"
-    "      --output-prefix book\n"
-    "  mpirun -n 2 xmoe train --config configs/models/demo.toml --expert-model-parallel-size 2 \\\n"
-    "      --data-path book --tokenizer tokenizer.json --train-iters 1000 --lr 1e-3 --save run --load run\n"
-    "  xmoe eval --load run --data-path book\n"
-    "  xmoe generate --load run --prompt 'Once upon a time'\n\n"
-    "`xmoe COMMAND --help` lists the flags of a command.";
+std::string examples() {
+  std::string text = "A model from a text file, step by step:\n";
+  for (const char* step :
+       {recipe::kTokenizer, recipe::kData, recipe::kTrain, recipe::kEval, recipe::kGenerate})
+    text += fmt::format("  {}\n", step);
+  return text + "\n`xmoe COMMAND --help` lists the flags of a command.";
+}
 
 // The first argument that is no flag, or empty.
 std::string_view command_of(int argc, char** argv) {
@@ -73,7 +72,7 @@ std::string message_of(const CLI::ParseError& error) {
 
 int parse_and_run(int argc, char** argv, Communicator& world) {
   CLI::App app(kDescription, "xmoe");
-  app.footer(kExamples);
+  app.footer(examples());
   app.set_version_flag("--version", "xmoe " XMOE_VERSION);
   app.require_subcommand(1);
   int exit_code = EXIT_SUCCESS;
@@ -84,6 +83,7 @@ int parse_and_run(int argc, char** argv, Communicator& world) {
   add_data_command(app, exit_code);
   try {
     if (argc == 1) fail_everywhere("no command is given; see `xmoe --help`");
+    expect_same_command(world, {argv + 1, argv + argc});
     check_command(app, command_of(argc, argv));
     app.parse(argc, argv);
   } catch (const CLI::Success& request) {  // --help, --version

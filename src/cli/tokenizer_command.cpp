@@ -20,6 +20,7 @@
 #include "base/timer.h"
 #include "cli/choice_option.h"
 #include "cli/document_options.h"
+#include "cli/recipe.h"
 #include "data/tokenizer/tokenizer.h"
 #include "data/tokenizer/trainer.h"
 
@@ -122,7 +123,8 @@ void add_train(CLI::App& tokenizer) {
       ->capture_default_str();
   command->footer(
       "The same text gives the same vocabulary, whatever the number of threads (OMP_NUM_THREADS).\n"
-      "Example:\n  xmoe tokenizer train --input book.txt --vocab-size 8192 --output tokenizer.json");
+      "Example:\n  " +
+      std::string(recipe::kTokenizer));
   command->callback([arguments] { train(*arguments); });
 }
 

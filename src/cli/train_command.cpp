@@ -5,6 +5,7 @@
 #include "cli/config_report.h"
 #include "cli/flag_options.h"
 #include "train/flags.h"
+#include "train/start_up.h"
 #include "train/together.h"
 #include "train/trainer.h"
 #include "train/vocabulary.h"
@@ -23,6 +24,9 @@ struct TrainCommand {
     if (problems.empty() || only_prints()) {
       resolve_vocabulary(config);
       config.resolve(world_size);
+      // The size of the vocabulary may be known only now.
+      if (problems.empty())
+        problems = model_layout_problems(config.model, config.parallel.layout, world_size);
     }
     return problems;
   }
@@ -30,9 +34,19 @@ struct TrainCommand {
   // What keeps a training from starting does not keep its settings from being printed.
   bool only_prints() const { return print_config && options.table().problems().empty(); }
 
+  // Where the ranks sit, of a layout that fits them; needs neither model nor data.
+  void show_mesh(Communicator& world) const {
+    std::vector<Problem> problems = layout_problems(config.parallel.layout, world.size());
+    fail_if_any(options.table().problems_with(problems));
+    const ParallelRun run(world, config.parallel.layout, config.parallel.ranks_per_node);
+    const std::string text = describe(run.mesh, run.topology);
+    if (world.rank() == 0) std::fputs(text.c_str(), stdout);
+  }
+
   TrainConfig config;
   FlagOptions options;
   bool print_config = false;
+  bool print_mesh = false;
 };
 
 }  // namespace
@@ -43,12 +57,19 @@ void add_train_command(CLI::App& app, Communicator& world) {
   command->add_flag(
       "--print-config", state->print_config,
       "Print the resolved settings as TOML, with parameter counts and FLOPs per token, and exit");
+  command->add_flag(
+      "--print-mesh", state->print_mesh,
+      "Print the nodes, the ranks on them and the groups that each belongs to, and exit; needs no "
+      "model and no data");
   command->footer(
       "Examples:\n"
       "  xmoe train --config configs/models/demo.toml --data-path data/text --tokenizer data/tokenizer.json "
       "\\\n"
       "      --train-iters 1000 --lr 1e-3 --save checkpoints --load checkpoints\n"
       "  mpirun -n 8 xmoe train --config model.toml run.toml --expert-model-parallel-size 8\n"
+      "  mpirun -n 16 xmoe train --config model.toml run.toml --tensor-model-parallel-size 2 \\\n"
+      "      --expert-model-parallel-size 16 --moe-dispatcher auto --zero-stage 1\n"
+      "  mpirun -n 16 xmoe train --tensor-model-parallel-size 2 --expert-model-parallel-size 8 --print-mesh\n"
       "  xmoe train --config configs/models/small.toml --print-config\n\n"
       "Names in a TOML file are those of the flags, without dashes in front: `lr = 1e-3`. Tables like "
       "[model] order the file for the\n"
@@ -60,6 +81,12 @@ void add_train_command(CLI::App& app, Communicator& world) {
       "signal the ranks themselves:\n"
       "  OMPI_MCA_odls_base_sigkill_timeout=20 mpirun -n 8 xmoe train ...");
   command->callback([state, &world] {
+    if (state->print_mesh) {
+      together(world, [&] { state->options.apply(); });
+      state->options.expect_same(world);
+      state->show_mesh(world);
+      return;
+    }
     std::vector<Problem> problems;
     together(world, [&] {
       problems = state->configure(world.size());

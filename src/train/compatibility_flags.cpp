@@ -35,24 +35,11 @@ void add_compatibility_flags(FlagTable& table) {
   table.satisfied("no-pipeline-parallel", Arity::none, "there is no pipeline parallelism");
 
   const auto only_one = [&](std::string_view names) { table.only(names, {"1"}, "not built yet"); };
-  only_one("tensor-model-parallel-size");
   only_one("pipeline-model-parallel-size");
   only_one("context-parallel-size");
   only_one("expert-tensor-parallel-size");
-  table.only("zero-stage", {"0"}, "every rank holds the whole optimizer state of its parameters");
-  table.refused("use-distributed-optimizer", Arity::none,
-                "every rank holds the whole optimizer state of its parameters; leave the flag out");
-  table.refused("sequence-parallel", Arity::none,
-                "not built yet: it needs tensor parallelism; leave the flag out");
-  table.refused("enable-expert-tensor-parallelism", Arity::none, "not built yet; leave the flag out");
-  table.refused("use-rbd", Arity::none,
-                "redundancy-bypassing dispatch is not built yet; use --moe-dispatcher flat");
   table.refused("use-tutel", Arity::none, "another system's kernels; use --moe-dispatcher flat");
   table.refused("fp16", Arity::none, "not built yet; use --bf16, or fp32 without a flag");
-  table.refused("recompute-activations|checkpoint-activations|deepspeed-activation-checkpointing",
-                Arity::none, "recomputation of activations is not built yet; leave the flag out");
-  table.refused("recompute-granularity", Arity::one,
-                "recomputation of activations is not built yet; leave the flag out");
   table.refused("moe-eval-capacity-factor", Arity::one, "evaluation drops nothing; leave the flag out");
   table.refused("add-qkv-bias", Arity::none, "linear layers have no bias; leave the flag out");
   table.refused("vocab-file|merge-file", Arity::one,

@@ -52,8 +52,8 @@ struct OptimizerConfig {
 };
 
 struct BatchConfig {
-  std::int64_t micro = 1;   // --micro-batch-size: sequences of one forward on one rank
-  std::int64_t global = 0;  // --global-batch-size: sequences of one optimizer step; 0: micro * ranks
+  std::int64_t micro = 1;   // --micro-batch-size: sequences of one forward of one data-parallel worker
+  std::int64_t global = 0;  // --global-batch-size: sequences of one optimizer step; 0: micro * workers
   // The shortest of three counts; resolve() leaves this one.
   std::int64_t train_iterations = 0;  // --train-iters
   std::int64_t train_samples = 0;     // --train-samples
@@ -67,12 +67,16 @@ struct ParallelConfig {
   double timeout_minutes = 10.0;    // --distributed-timeout-minutes: of one collective
 };
 
+// Workers that read samples of their own: tp groups, or ranks without tensor parallelism. 1 at least, also
+// for a layout that does not fit.
+std::int64_t data_parallel_size(const ParallelLayout& layout, int world_size);
+
 struct LoggingConfig {
   std::int64_t interval = 100;         // --log-interval: iterations
   std::filesystem::path metrics_file;  // --metrics-file: JSON lines; empty: none
   bool wall_clock_breakdown = false;   // --wall-clock-breakdown
   std::filesystem::path trace;         // --trace: Chrome trace of some iterations; empty: none
-  std::int64_t trace_begin = 3;        // --trace-begin: first iteration traced
+  std::int64_t trace_begin = 3;        // --trace-begin: first iteration traced, counted from 1 in this run
   std::int64_t trace_iterations = 2;   // --trace-iters
 };
 
@@ -113,7 +117,9 @@ struct TrainConfig {
   // after validate() has found nothing; a second call changes nothing. The vocabulary is that of
   // data.vocab_size; where that is 0 the caller fills it in from the tokenizer first.
   void resolve(int world_size);
-  std::int64_t micro_batches(int world_size) const { return batch.global / (batch.micro * world_size); }
+  std::int64_t micro_batches(int world_size) const {
+    return batch.global / (batch.micro * data_parallel_size(parallel.layout, world_size));
+  }
 };
 
 // Which part of a data set: the split of training, or all of it.
@@ -127,8 +133,10 @@ struct EvalConfig {
   DataPart part = DataPart::all;    // --part
   std::optional<std::array<double, 3>> split;  // --split; unset: that of the training
   std::int64_t micro_batch = 4;                // --micro-batch-size
-  std::int64_t iterations = 0;  // --eval-iters: batches of micro * ranks sequences; 0: the whole part
+  std::int64_t iterations = 0;  // --eval-iters: batches of micro * workers sequences; 0: the whole part
   ParallelLayout layout;
+  std::int64_t ranks_per_node = 0;     // --ranks-per-node
+  double timeout_minutes = 10.0;       // --distributed-timeout-minutes
   std::optional<DType> compute_dtype;  // --bf16, --fp32; unset: that of the training
   std::filesystem::path output;        // --output: the result as JSON; empty: only printed
 };
@@ -145,6 +153,8 @@ struct GenerateConfig {
   double top_p = 1.0;                 // --top-p
   std::uint64_t seed = 1234;          // --seed
   ParallelLayout layout;
+  std::int64_t ranks_per_node = 0;     // --ranks-per-node
+  double timeout_minutes = 10.0;       // --distributed-timeout-minutes
   std::optional<DType> compute_dtype;  // --bf16, --fp32; unset: that of the training
 };
 
@@ -158,6 +168,14 @@ struct Problem {
 std::vector<Problem> validate(const TrainConfig& config, int world_size);
 std::vector<Problem> validate(const EvalConfig& config, int world_size);
 std::vector<Problem> validate(const GenerateConfig& config, int world_size);
+
+// What keeps a layout from fitting so many ranks, with the sizes that fit.
+std::vector<Problem> layout_problems(const ParallelLayout& layout, int world_size);
+// What keeps a model from being cut as the layout asks, with the sizes that fit. What is 0 (a vocabulary that
+// is not known yet) is not checked. Empty also when the layout does not fit the number of ranks: that is
+// layout_problem()'s.
+std::vector<Problem> model_layout_problems(const ModelConfig& resolved, const ParallelLayout& layout,
+                                           int world_size);
 
 // Rows of the embedding for `size` tokens: the next multiple, so that matrix products meet no ragged edge.
 std::int64_t padded_vocabulary(std::int64_t size, std::int64_t multiple);

@@ -9,6 +9,8 @@
 #include "base/timer.h"
 #include "data/tokenizer/tokenizer.h"
 #include "train/checkpointing.h"
+#include "train/flag_table.h"
+#include "train/start_up.h"
 #include "train/together.h"
 #include "train/training_data.h"
 #include "train/validation.h"
@@ -44,15 +46,16 @@ void run_evaluation(const EvalConfig& config, Communicator& world) {
                        tokenizer ? hash64(tokenizer->json()) : 0);
   });
   expect_same(world, "what is evaluated", read, "Give all ranks the same data and tokenizer");
-  Mesh mesh(world, config.layout);
-  Transformer model(trained.model, config.compute_dtype.value_or(trained.compute_dtype), mesh, trained.seed,
-                    /*train=*/false);
+  fail_if_any(model_layout_problems(trained.model, config.layout, world.size()));
+  ParallelRun parallel(world, config.layout, config.ranks_per_node);
+  Transformer model(model_to_run(trained.model), config.compute_dtype.value_or(trained.compute_dtype),
+                    parallel.mesh, trained.seed, /*train=*/false);
   load_weights(checkpoint.manifest, model, world);
 
   const Timer timer;
   Progress progress("evaluating", windows->count(), "windows");
   const ValidationResult r =
-      validate_model(model, mesh, *windows, config.micro_batch, config.iterations, &progress);
+      validate_model(model, parallel.mesh, *windows, config.micro_batch, config.iterations, &progress);
   progress.finish();
   if (world.rank() != 0) return;
   const auto bits = r.bits_per_byte();

@@ -190,6 +190,12 @@ void FlagTable::refused(std::string_view names, Arity arity, const std::string& 
   add(names, std::move(flag));
 }
 
+void FlagTable::require(std::string_view name) {
+  Flag* flag = find_mutable(name);
+  XMOE_CHECK(flag != nullptr, "--{} is not declared", name);
+  flag->required = true;
+}
+
 void FlagTable::conflict(std::string first, std::string second, std::string value) {
   XMOE_CHECK(find(first) != nullptr && find(second) != nullptr, "conflict of --{} and --{}: not declared",
              first, second);

@@ -46,6 +46,7 @@ struct Flag {
   std::function<std::string(const std::vector<std::string>& values)> read;
   std::function<std::string()> show;  // the field as a TOML value; empty: not to be printed
 
+  bool required = false;           // the command does nothing without it
   std::string group;               // filled in by add()
   FlagRole role = FlagRole::run;   // likewise
   std::string default_text;        // what show() gave at declaration
@@ -113,6 +114,9 @@ class FlagTable {
   void satisfied(std::string_view names, Arity arity, const std::string& because);
   void only(std::string_view names, std::vector<std::string> values, const std::string& because);
   void refused(std::string_view names, Arity arity, const std::string& reason);
+
+  // Marks a declared flag in the help; that it is missing is found by validate().
+  void require(std::string_view name);
 
   // Two flags that say opposite things when given in one place (the second one with `value`, or with any when
   // it is empty).

@@ -20,8 +20,13 @@ void add_moe_flags(FlagTable& table, MoeConfig& moe, ModelConfig& model);
 void add_data_flags(FlagTable& table, DataConfig& data);
 void add_batch_flags(FlagTable& table, BatchConfig& batch);
 void add_optimizer_flags(FlagTable& table, OptimizerConfig& optimizer);
+// How a model is spread over ranks, for every command that runs one.
+void add_layout_flags(FlagTable& table, ParallelLayout& layout, std::int64_t& ranks_per_node,
+                      double& timeout_minutes);
+void add_parallel_flags(FlagTable& table, ParallelConfig& parallel);  // those, and what only training has
+void add_recompute_flags(FlagTable& table, RecomputeConfig& recompute);
 void add_run_flags(FlagTable& table,
-                   TrainConfig& config);  // parallelism, precision, logging, evaluation, checkpoints, exit
+                   TrainConfig& config);  // the last two, precision, logging, evaluation, checkpoints, exit
 void add_compatibility_flags(FlagTable& table);  // of Megatron's and X-MoE's scripts
 void add_data_path_flag(FlagTable& table, std::vector<DataSource>& sources);
 void add_split_flag(FlagTable& table, std::optional<std::array<double, 3>>& split);

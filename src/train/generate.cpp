@@ -8,7 +8,9 @@
 #include "base/rng.h"
 #include "data/tokenizer/tokenizer.h"
 #include "train/checkpointing.h"
+#include "train/flag_table.h"
 #include "train/sampling.h"
+#include "train/start_up.h"
 #include "train/together.h"
 
 namespace xmoe {
@@ -79,9 +81,10 @@ void run_generation(const GenerateConfig& config, Communicator& world, std::istr
   // Ranks that read another prompt would wait for each other.
   expect_same(world, "the tokenizer", fmt::format("checksum {:016x}", hash64(tokenizer->json())),
               "Give all ranks the same --tokenizer");
-  Mesh mesh(world, config.layout);
-  Transformer model(trained.model, config.compute_dtype.value_or(trained.compute_dtype), mesh, trained.seed,
-                    /*train=*/false);
+  fail_if_any(model_layout_problems(trained.model, config.layout, world.size()));
+  ParallelRun parallel(world, config.layout, config.ranks_per_node);
+  Transformer model(model_to_run(trained.model), config.compute_dtype.value_or(trained.compute_dtype),
+                    parallel.mesh, trained.seed, /*train=*/false);
   load_weights(checkpoint.manifest, model, world);
 
   const std::string prompt = read_prompt(config, world, input);

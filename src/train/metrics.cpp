@@ -76,8 +76,7 @@ std::string iteration_line(const IterationMetrics& m, const std::string& date) {
   line += fmt::format(" number of skipped iterations: {:3d} |", m.skipped_iterations);
   line += fmt::format(" number of nan iterations: {:3d} |", m.nan_iterations);
   line += fmt::format(" tokens per second: {:.1f} |", m.tokens_per_second);
-  // The throughput again, as scripts of X-MoE look for it, and with digits that a CPU needs.
-  line += fmt::format(" TFLOPs: {:.4f} |", m.tflops_per_device);
+  line += fmt::format(" TFLOPs: {:.4f} |", m.tflops_per_device_xmoe);
   if (m.expert_load_max_over_mean > 0.0) {
     line += fmt::format(" dropped: {:.2f} % |", 100.0 * m.dropped_fraction);
     line += fmt::format(" expert load max/mean: {:.2f} |", m.expert_load_max_over_mean);
@@ -95,7 +94,7 @@ std::string validation_line(const ValidationMetrics& m) {
 }
 
 std::string metrics_json(const IterationMetrics& m) {
-  const nlohmann::ordered_json json = {
+  nlohmann::ordered_json json = {
       {"iteration", m.iteration},
       {"consumed_samples", m.consumed_samples},
       {"consumed_tokens", m.consumed_tokens},
@@ -108,12 +107,14 @@ std::string metrics_json(const IterationMetrics& m) {
       {"global_batch_size", m.global_batch},
       {"tokens_per_second", m.tokens_per_second},
       {"tflops_per_device", m.tflops_per_device},
+      {"tflops_per_device_xmoe", m.tflops_per_device_xmoe},
       {"dropped_fraction", m.dropped_fraction},
       {"expert_load_max_over_mean", m.expert_load_max_over_mean},
       {"step_ms", m.step_ms},
       {"skipped_iterations", m.skipped_iterations},
       {"nan_iterations", m.nan_iterations},
   };
+  if (m.breakdown) json.update(nlohmann::ordered_json::parse(breakdown_json(*m.breakdown)));
   return json.dump();  // what is not finite becomes null
 }
 
@@ -197,6 +198,7 @@ void MetricsReporter::give_up(const std::string& what) {
 
 void MetricsReporter::report(const IterationMetrics& metrics, Progress* progress) {
   print(iteration_line(metrics, date_now()), progress);
+  if (metrics.breakdown) print(breakdown_table(*metrics.breakdown), progress);
   append(metrics_json(metrics));
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "base/progress.h"
+#include "train/breakdown.h"
 
 namespace xmoe {
 
@@ -29,11 +30,14 @@ struct IterationMetrics {
   // Useful model FLOPs only (active experts' kept rows, causal attention as half) per second and rank, in
   // 10^12.
   double tflops_per_device = 0.0;
+  // The same as X-MoE counts: whole square of attention, all T * k rows, dropped ones too.
+  double tflops_per_device_xmoe = 0.0;
   double dropped_fraction = 0.0;           // assignments dropped for capacity / all assignments
   double expert_load_max_over_mean = 0.0;  // mean over the MoE layers; 0: a dense model
   std::int64_t skipped_iterations = 0;     // since the last report
   std::int64_t nan_iterations = 0;         // since the last report
   std::optional<double> seconds_left;      // of the whole training; in the line only
+  std::optional<Breakdown> breakdown;      // in the file; a table of its own behind the line
 };
 
 struct ValidationMetrics {
@@ -43,7 +47,8 @@ struct ValidationMetrics {
   std::optional<double> bits_per_byte;
 };
 
-// Megatron's line; what Megatron does not report stands behind what it does.
+// Megatron's line; what Megatron does not report stands behind what it does. "TFLOPs", which scripts of X-MoE
+// look for, is counted as X-MoE counts.
 std::string iteration_line(const IterationMetrics& metrics, const std::string& date);
 std::string validation_line(const ValidationMetrics& metrics);
 std::string metrics_json(const IterationMetrics& metrics);  // one line without its end

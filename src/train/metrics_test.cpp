@@ -51,6 +51,7 @@ IterationMetrics example() {
   m.step_ms = 104.26;
   m.tokens_per_second = 78576.25;
   m.tflops_per_device = 0.0573;
+  m.tflops_per_device_xmoe = 0.0612;
   m.dropped_fraction = 0.015;
   m.expert_load_max_over_mean = 1.5;
   m.skipped_iterations = 1;
@@ -67,7 +68,7 @@ TEST_F(MetricsTest, IterationLineIsMegatrons) {
             "5.250000E+00 | load_balancing_loss: 1.250000E-02 | z_loss: 5.000000E-01 | loss scale: 1.0 | "
             "grad norm: 0.988 | number of "
             "skipped iterations:   1 | number of nan iterations:   0 | tokens per second: 78576.2 | TFLOPs: "
-            "0.0573 | dropped: 1.50 % | "
+            "0.0612 | dropped: 1.50 % | "
             "expert load max/mean: 1.50 | ETA: 3:21 |");
 }
 

@@ -28,6 +28,53 @@ void add_model_flags(FlagTable& table, ModelConfig& model) {
   table.real("init-method-std", model.init_std, "Standard deviation of the initial weights", above(0));
 }
 
+namespace {
+
+void add_dispatcher_flags(FlagTable& table, MoeConfig& moe) {
+  table.choice(
+      "moe-dispatcher", moe.dispatcher,
+      {{"flat", DispatcherKind::flat},
+       {"padded", DispatcherKind::padded},
+       {"rbd", DispatcherKind::rbd},
+       {"auto", DispatcherKind::automatic}},
+      "How tokens travel to experts. flat: padding-free, uneven all-to-all. rbd: padding-free in two "
+      "stages, a token crosses to a node once however many of its experts are there. auto: flat or "
+      "rbd, by the nodes and the speed of their links, measured at the start. padded: buffers of "
+      "fixed capacity, even all-to-all, the conventional way to measure against");
+  // Not against --use-rbd, with which X-MoE's scripts give them: its buffers are padding-free, too.
+  const auto padding_free = [&](const char* name, const char* help) {
+    Flag flag;
+    flag.arity = Arity::none;
+    flag.help = help;
+    flag.read = [&moe](const std::vector<std::string>& given) {
+      if (given.front() == "true" && moe.dispatcher == DispatcherKind::padded)
+        moe.dispatcher = DispatcherKind::flat;
+      return std::string();
+    };
+    table.add(name, std::move(flag));
+  };
+  padding_free("use-pft", "Padding-free token buffers: any dispatcher but padded");
+  padding_free("use-uneven-all-to-all", "Uneven exchanges: any dispatcher but padded");
+  table.set("use-rbd", moe.dispatcher, DispatcherKind::rbd,
+            "Redundancy-bypassing dispatch: the rbd dispatcher", false);
+  table.set("moe-pad-expert-input-to-capacity", moe.dispatcher, DispatcherKind::padded,
+            "The padded dispatcher", false);
+  for (const char* name : {"use-pft", "use-uneven-all-to-all", "use-rbd"}) {
+    table.conflict(name, "moe-dispatcher", "padded");
+    table.conflict("moe-pad-expert-input-to-capacity", name);
+  }
+  table.conflict("use-rbd", "moe-dispatcher", "flat");
+  table.conflict("use-rbd", "moe-dispatcher", "auto");
+  for (const char* kind : {"flat", "rbd", "auto"})
+    table.conflict("moe-pad-expert-input-to-capacity", "moe-dispatcher", kind);
+  table.integer("moe-overlap-chunks", moe.overlap_chunks,
+                "Parts into which an MoE layer cuts its tokens, so that the rows of one part travel while "
+                "the experts compute another; 1: no overlap",
+                at_least(1));
+}
+
+}  // namespace
+
 void add_moe_flags(FlagTable& table, MoeConfig& moe, ModelConfig& model) {
   RouterConfig& router = moe.router;
   table.group("Mixture of experts", FlagRole::model);
@@ -71,20 +118,7 @@ void add_moe_flags(FlagTable& table, MoeConfig& moe, ModelConfig& model) {
   table.set("disable-moe-token-dropping", moe.capacity_factor, std::optional<double>(),
             "Nothing is dropped, whatever the capacity factor", false);
   table.integer("moe-min-capacity", moe.min_capacity, "Least capacity of an expert", at_least(0));
-  table.choice("moe-dispatcher", moe.dispatcher,
-               {{"flat", DispatcherKind::flat}, {"padded", DispatcherKind::padded}},
-               "How tokens travel to experts. flat: padding-free, uneven all-to-all. padded: buffers of "
-               "fixed capacity, even all-to-all");
-  table.set("use-pft", moe.dispatcher, DispatcherKind::flat,
-            "Padding-free token buffers: the flat dispatcher", false);
-  table.set("use-uneven-all-to-all", moe.dispatcher, DispatcherKind::flat, "The flat dispatcher", false);
-  table.set("moe-pad-expert-input-to-capacity", moe.dispatcher, DispatcherKind::padded,
-            "The padded dispatcher", false);
-  table.conflict("use-pft", "moe-dispatcher", "padded");
-  table.conflict("use-uneven-all-to-all", "moe-dispatcher", "padded");
-  table.conflict("moe-pad-expert-input-to-capacity", "moe-dispatcher", "flat");
-  table.conflict("moe-pad-expert-input-to-capacity", "use-pft");
-  table.conflict("moe-pad-expert-input-to-capacity", "use-uneven-all-to-all");
+  add_dispatcher_flags(table, moe);
 }
 
 }  // namespace xmoe

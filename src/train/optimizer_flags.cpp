@@ -4,9 +4,12 @@ namespace xmoe {
 
 void add_batch_flags(FlagTable& table, BatchConfig& batch) {
   table.group("Batch and length");
-  table.integer("micro-batch-size", batch.micro, "Sequences of one forward pass on one rank", at_least(1));
+  table.integer("micro-batch-size", batch.micro,
+                "Sequences of one forward pass of one data-parallel worker (a rank, or the ranks of a "
+                "tensor-parallel group)",
+                at_least(1));
   table.integer("global-batch-size", batch.global,
-                "Sequences of one optimizer step; 0: micro-batch size * ranks", at_least(0));
+                "Sequences of one optimizer step; 0: micro-batch size * data-parallel workers", at_least(0));
   table.integer("train-iters", batch.train_iterations,
                 "Optimizer steps. The shortest length given counts; 0: not given", at_least(0));
   table.integer("train-samples", batch.train_samples, "Sequences to train on", at_least(0));

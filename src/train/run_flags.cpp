@@ -4,12 +4,6 @@ namespace xmoe {
 
 namespace {
 
-void add_parallel_flag(FlagTable& table, std::int64_t& expert_parallel_size) {
-  table.integer("expert-model-parallel-size|moe-expert-parallel-size", expert_parallel_size,
-                "Ranks that together hold all experts; it divides the number of ranks and of experts",
-                at_least(1));
-}
-
 // For eval and generate: a precision of their own, or that of the training.
 void add_precision_flags(FlagTable& table, std::optional<DType>& dtype) {
   table.set("bf16", dtype, std::optional<DType>(DType::bf16), "Compute in bf16; unset: as in the training");
@@ -20,8 +14,8 @@ void add_precision_flags(FlagTable& table, std::optional<DType>& dtype) {
 }  // namespace
 
 void add_run_flags(FlagTable& table, TrainConfig& config) {
-  table.group("Parallelism");
-  add_parallel_flag(table, config.parallel.layout.expert);
+  add_parallel_flags(table, config.parallel);
+  add_recompute_flags(table, config.model.recompute);
 
   table.group("Precision");
   table.set("bf16", config.compute_dtype, DType::bf16,
@@ -35,6 +29,16 @@ void add_run_flags(FlagTable& table, TrainConfig& config) {
   table.integer("log-interval", config.logging.interval, "Iterations between two lines of the log",
                 at_least(1));
   table.path("metrics-file", config.logging.metrics_file, "FILE", "Append the metrics as JSON lines");
+  table.set("wall-clock-breakdown", config.logging.wall_clock_breakdown, true,
+            "Behind each line of the log, a table of where the time of a step went, layer by layer, and the "
+            "bytes that were sent inside nodes and between them; the same in the metrics file");
+  table.path("trace", config.logging.trace, "FILE",
+             "Write a timeline of some iterations with a track for every rank, as JSON for ui.perfetto.dev "
+             "or chrome://tracing");
+  table.integer("trace-begin", config.logging.trace_begin,
+                "First iteration in the trace, counted from 1 in this run; the first ones still warm up",
+                at_least(1));
+  table.integer("trace-iters", config.logging.trace_iterations, "Iterations in the trace", at_least(1));
 
   table.group("Evaluation");
   table.integer("eval-interval", config.validation.interval,
@@ -89,13 +93,15 @@ FlagTable eval_flags(EvalConfig& config) {
                 {"test", DataPart::test}},
                "Part of the data set by --split");
   add_split_flag(table, config.split);
-  table.integer("micro-batch-size", config.micro_batch, "Sequences of one forward pass on one rank",
-                at_least(1));
+  table.integer("micro-batch-size", config.micro_batch,
+                "Sequences of one forward pass of one data-parallel worker", at_least(1));
   table.integer("eval-iters", config.iterations,
-                "Passes over micro-batch size * ranks sequences; 0: the whole part", at_least(0));
+                "Passes over micro-batch size * workers sequences; 0: the whole part", at_least(0));
   table.path("output", config.output, "FILE", "Write the result as JSON");
-  add_parallel_flag(table, config.layout.expert);
   add_precision_flags(table, config.compute_dtype);
+  table.require("load");
+  table.require("data-path");
+  add_layout_flags(table, config.layout, config.ranks_per_node, config.timeout_minutes);
   return table;
 }
 
@@ -123,8 +129,9 @@ FlagTable generate_flags(GenerateConfig& config) {
   table.real("top-p", config.top_p, "Sample from the most likely tokens that together have this probability",
              {.low = 0.0, .high = 1.0, .low_open = true});
   table.seed("seed", config.seed, "Of the sampling");
-  add_parallel_flag(table, config.layout.expert);
   add_precision_flags(table, config.compute_dtype);
+  table.require("load");
+  add_layout_flags(table, config.layout, config.ranks_per_node, config.timeout_minutes);
   return table;
 }
 

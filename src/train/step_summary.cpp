@@ -20,7 +20,7 @@ void StepSummary::add(const StepResult& result, double seconds) {
   sums_.z_loss += result.z_loss;
 }
 
-void StepSummary::fill(IterationMetrics& m, std::int64_t seq_length, int world_size) const {
+void StepSummary::fill(IterationMetrics& m, const ModelConfig& model, int world_size) const {
   const auto n = static_cast<double>(iterations_);
   const auto finite = static_cast<double>(iterations_ - skipped_);
   const auto mean = [finite](double sum) {
@@ -31,8 +31,13 @@ void StepSummary::fill(IterationMetrics& m, std::int64_t seq_length, int world_s
   m.z_loss = mean(sums_.z_loss);
   m.grad_norm = sums_.gradient_norm;
   m.step_ms = 1e3 * seconds_ / n;
-  m.tokens_per_second = n * static_cast<double>(m.global_batch * seq_length) / seconds_;
+  m.tokens_per_second = n * static_cast<double>(m.global_batch * model.seq_length) / seconds_;
   m.tflops_per_device = sums_.useful_flops / seconds_ / world_size / 1e12;
+  // flops_per_token() counts (S + 1) / 2 of the S scores and values that a token's square has on average.
+  const double above_the_diagonal =
+      6.0 * static_cast<double>(model.layers * model.heads * model.head_dim * (model.seq_length - 1));
+  m.tflops_per_device_xmoe =
+      m.tokens_per_second * (model.flops_per_token() + above_the_diagonal) / world_size / 1e12;
   m.dropped_fraction = sums_.dropped_fraction / n;
   m.expert_load_max_over_mean = sums_.expert_load_max_over_mean / n;
   m.skipped_iterations = skipped_;

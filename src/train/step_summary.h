@@ -13,9 +13,9 @@ class StepSummary {
   void add(const StepResult& result, double seconds);
 
   bool empty() const { return iterations_ == 0; }
-  // Means, rates and counts of `metrics`, from its global batch and `seq_length`; the rest is the caller's.
+  // Means, rates and counts of `metrics`, from its global batch and the model; the rest is the caller's.
   // Losses are means over the iterations that were not skipped, NaN if all were.
-  void fill(IterationMetrics& metrics, std::int64_t seq_length, int world_size) const;
+  void fill(IterationMetrics& metrics, const ModelConfig& model, int world_size) const;
 
  private:
   StepResult sums_;  // of gradient norms the last

@@ -21,10 +21,21 @@ StepResult step(double loss) {
   return r;
 }
 
+ModelConfig model() {
+  ModelConfig model;
+  model.layers = 3;
+  model.hidden = 8;
+  model.heads = 2;
+  model.vocabulary = 32;
+  model.seq_length = 16;
+  model.resolve();
+  return model;
+}
+
 IterationMetrics filled(const StepSummary& summary) {
   IterationMetrics m;
   m.global_batch = 8;
-  summary.fill(m, 16, 2);
+  summary.fill(m, model(), 2);
   return m;
 }
 
@@ -43,6 +54,10 @@ TEST(StepSummary, MeansAreOfTheIterationsThatWereNotSkipped) {
   EXPECT_EQ(m.step_ms, 2000.0);
   EXPECT_EQ(m.tokens_per_second, 3 * 8 * 16 / 6.0);
   EXPECT_EQ(m.tflops_per_device, 9.0 / 6.0 / 2);
+  // 6 FLOPs per weight and token; scores and values of the whole square: 2 * S * H products per token.
+  const double weights = 32 * 8 + 3 * (4 * 8 * 8 + 2 * 8 * 32);
+  EXPECT_DOUBLE_EQ(m.tflops_per_device_xmoe * 1e12,
+                   m.tokens_per_second * 6.0 * (weights + 3 * 2 * 16 * 8) / 2);
   EXPECT_EQ(m.dropped_fraction, 0.25);
   EXPECT_EQ(m.expert_load_max_over_mean, 1.5);
   EXPECT_EQ(m.skipped_iterations, 1);

@@ -8,18 +8,21 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/parallel.h"
+#include "base/profile.h"
 #include "base/progress.h"
 #include "base/timer.h"
-#include "comm/mesh.h"
 #include "data/tokenizer/tokenizer.h"
 #include "model/transformer.h"
+#include "train/breakdown.h"
 #include "train/checkpointing.h"
 #include "train/metrics.h"
 #include "train/optimizer.h"
 #include "train/schedule.h"
 #include "train/signals.h"
+#include "train/start_up.h"
 #include "train/step_summary.h"
 #include "train/together.h"
+#include "train/trace.h"
 #include "train/training_data.h"
 #include "train/training_step.h"
 #include "train/validation.h"
@@ -37,6 +40,7 @@ class Trainer {
   void open_files();
   void resume();
   void print_summary() const;
+  std::int64_t micro_batches() const { return config_.micro_batches(world_.size()); }
   // One iteration from reading its samples to the update. An error that all ranks share ends the training;
   // what was learnt before is saved first.
   StepResult iterate(double rate);
@@ -51,7 +55,8 @@ class Trainer {
 
   TrainConfig config_;
   Communicator& world_;
-  Mesh mesh_;
+  ParallelRun parallel_;
+  Mesh& mesh_;
   std::unique_ptr<TrainingData> data_;
   std::string tokenizer_json_;  // empty without a tokenizer
   std::unique_ptr<EvaluationWindows> validation_;
@@ -62,17 +67,27 @@ class Trainer {
   TrainingState state_;
   std::optional<MetricsReporter> reporter_;
   std::optional<Progress> progress_;
+  std::optional<BreakdownCollector> breakdown_;
+  std::optional<TraceRecorder> trace_;
   Timer since_start_;
   std::int64_t saved_iteration_ = -1;
   std::int64_t first_iteration_ = 0;  // what was done when this run began
   StepSummary summary_;               // since the last report
 };
 
+// The model with the dispatcher that it will run with. The settings that are saved keep the automatic choice:
+// elsewhere it may be another.
+ModelConfig settled(TrainConfig config, const Mesh& mesh) {
+  settle_dispatcher(config, mesh);
+  return config.model;
+}
+
 Trainer::Trainer(const TrainConfig& config, Communicator& world)
     : config_(config),
       world_(world),
-      mesh_(world, config.parallel.layout),
-      model_(config.model, config.compute_dtype, mesh_, config.seed, /*train=*/true),
+      parallel_(world, config.parallel.layout, config.parallel.ranks_per_node),
+      mesh_(parallel_.mesh),
+      model_(settled(config, mesh_), config.compute_dtype, mesh_, config.seed, /*train=*/true),
       optimizer_(config.optimizer, model_.parameters(), mesh_, config.parallel.zero_stage),
       step_(model_, optimizer_, mesh_, config.batch.micro),
       schedule_(make_schedule(config)) {
@@ -84,6 +99,7 @@ Trainer::Trainer(const TrainConfig& config, Communicator& world)
     if (!config_.checkpoint.save.empty() && world_.rank() == 0)
       prepare_save_directory(config_.checkpoint.save, tokenizer_json_, state_.iteration);
     reporter_.emplace(config_.logging.metrics_file, state_.iteration);
+    if (!config_.logging.trace.empty() && world_.rank() == 0) prepare_trace_file(config_.logging.trace);
   });
   first_iteration_ = state_.iteration;
   print_summary();
@@ -92,7 +108,7 @@ Trainer::Trainer(const TrainConfig& config, Communicator& world)
 void Trainer::open_files() {
   std::string read;
   together(world_, [&] {
-    data_ = std::make_unique<TrainingData>(config_, world_.rank(), world_.size());
+    data_ = std::make_unique<TrainingData>(config_, mesh_.dp().rank(), mesh_.dp().size());
     std::vector<std::int32_t> byte_lengths;
     if (!config_.data.tokenizer.empty()) {
       const Tokenizer tokenizer = Tokenizer::load(config_.data.tokenizer);
@@ -136,21 +152,14 @@ void Trainer::resume() {
 }
 
 void Trainer::print_summary() const {
-  const ModelConfig& m = config_.model;
-  const auto counts = m.parameter_counts();
-  constexpr double kMillion = 1e6;
-  log::info("model: {:.2f} M parameters, {:.2f} M active per token; {} layers, hidden {}, {} experts, top-{}",
-            static_cast<double>(counts.total) / kMillion, static_cast<double>(counts.active) / kMillion,
-            m.layers, m.hidden, m.moe.router.experts, m.moe.router.top_k);
-  log::info(
-      "layout: {} ranks x {} threads, expert parallel {}, {} micro-batches of {} sequences of {} tokens, {}",
-      world_.size(), thread_count(), mesh_.ep().size(), config_.micro_batches(world_.size()),
-      config_.batch.micro, m.seq_length, name_of(config_.compute_dtype));
-  log::info("data: {:.2f} M tokens an epoch, {:.2f} epochs in {} iterations",
-            static_cast<double>(data_->tokens_per_epoch()) / kMillion,
-            static_cast<double>(config_.batch.train_iterations * config_.batch.global * m.seq_length) /
-                static_cast<double>(data_->tokens_per_epoch()),
-            config_.batch.train_iterations);
+  StartUpFacts facts;
+  facts.ranks = world_.size();
+  facts.threads = thread_count();
+  facts.tokens_per_epoch = data_->tokens_per_epoch();
+  for (int node = 0; node < parallel_.topology.nodes(); ++node)
+    facts.ranks_of_node.push_back(static_cast<int>(parallel_.topology.ranks_of(node).size()));
+  if (validation_) facts.validation_windows = validation_->count();
+  for (const std::string& line : start_up_lines(config_, facts)) log::info("{}", line);
 }
 
 void Trainer::run() {
@@ -159,16 +168,30 @@ void Trainer::run() {
   if (state_.iteration >= last)
     log::info("the checkpoint has all {} iterations: nothing is left to train", last);
   progress_.emplace("training", last, "iterations", 1.0, first_iteration_);
+  const LoggingConfig& logging = config_.logging;
+  if (logging.wall_clock_breakdown) {
+    profile::enable(true);
+    breakdown_.emplace(mesh_, config_.model.layers);
+  }
+  if (!logging.trace.empty())
+    trace_.emplace(logging.trace, logging.trace_begin, logging.trace_iterations,
+                   logging.wall_clock_breakdown);
   bool stop = false;
   while (state_.iteration < last && !stop) {
+    if (trace_) trace_->before_iteration(state_.iteration + 1 - first_iteration_, world_);
+    if (breakdown_) breakdown_->begin_step();
     const Timer timer;
     const double rate = schedule_.rate_at(state_.consumed_samples + config_.batch.global);
     const StepResult result = iterate(rate);
+    const double seconds = timer.seconds();
+    if (breakdown_) breakdown_->end_step();
     ++state_.iteration;
     state_.consumed_samples += config_.batch.global;
-    after_iteration(result, rate, timer.seconds());
+    if (trace_) trace_->after_iteration(state_.iteration - first_iteration_, world_, parallel_.topology);
+    after_iteration(result, rate, seconds);
     stop = should_stop();
   }
+  if (trace_) trace_->finish(world_, parallel_.topology);
   if (!summary_.empty()) report(schedule_.rate_at(state_.consumed_samples));
   const bool validated =
       config_.validation.interval > 0 && state_.iteration % config_.validation.interval == 0;
@@ -179,8 +202,10 @@ void Trainer::run() {
 
 StepResult Trainer::iterate(double rate) {
   const std::int64_t first = state_.consumed_samples;
+  // What no scope within names is what is left of the step.
+  const profile::Scope scope(profile::Activity::other);
   try {
-    return step_.run(config_.micro_batches(world_.size()), rate,
+    return step_.run(micro_batches(), rate,
                      [&](std::int64_t index, const Tensor& tokens, const Tensor& targets) {
                        data_->read(first, index, tokens, targets);
                      });
@@ -217,16 +242,16 @@ void Trainer::report(double rate) {
   m.consumed_tokens = state_.consumed_samples * seq;
   m.global_batch = config_.batch.global;
   m.learning_rate = rate;
-  summary_.fill(m, seq, world_.size());
+  summary_.fill(m, config_.model, world_.size());
+  if (breakdown_) m.breakdown = breakdown_->collect();
   m.seconds_left = progress_->seconds_left(state_.iteration);
   reporter_->report(m, &*progress_);
   summary_ = {};
 }
 
 void Trainer::validate() {
-  const ValidationResult r =
-      validate_model(model_, mesh_, *validation_, config_.batch.micro,
-                     config_.validation.iterations * config_.micro_batches(world_.size()), nullptr);
+  const ValidationResult r = validate_model(model_, mesh_, *validation_, config_.batch.micro,
+                                            config_.validation.iterations * micro_batches(), nullptr);
   ValidationMetrics m;
   m.iteration = state_.iteration;
   m.consumed_tokens = state_.consumed_samples * config_.model.seq_length;

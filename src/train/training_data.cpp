@@ -33,11 +33,11 @@ std::string data_fingerprint(const DataBlend& blend) {
   return fmt::format("{:016x}", hash);
 }
 
-TrainingData::TrainingData(const TrainConfig& config, int rank, int world_size)
+TrainingData::TrainingData(const TrainConfig& config, int worker, int workers)
     : micro_(config.batch.micro),
       seq_length_(config.model.seq_length),
-      rank_(rank),
-      world_size_(world_size),
+      worker_(worker),
+      workers_(workers),
       blend_(open_data(config.data.sources)),
       stream_(blend_, config.data.split, Split::train,
               {.seq_length = seq_length_, .seed = config.seed, .vocab_size = config.data.vocab_size}),
@@ -47,7 +47,7 @@ void TrainingData::read(std::int64_t first, std::int64_t index, const Tensor& to
                         const Tensor& targets) const {
   std::vector<std::int32_t> sample(static_cast<std::size_t>(seq_length_ + 1));
   for (std::int64_t j = 0; j < micro_; ++j) {
-    stream_.read(first + (index * world_size_ + rank_) * micro_ + j, sample);
+    stream_.read(first + (index * workers_ + worker_) * micro_ + j, sample);
     std::copy(sample.begin(), sample.end() - 1, tokens.data<std::int32_t>() + j * seq_length_);
     std::copy(sample.begin() + 1, sample.end(), targets.data<std::int32_t>() + j * seq_length_);
   }

@@ -1,5 +1,6 @@
-// The samples of a training, cut over ranks. Sample numbers count from the beginning of training; which
-// samples a global batch consists of depends on neither the number of ranks nor the micro-batch size.
+// The samples of a training, cut over the data-parallel workers. Sample numbers count from the beginning of
+// training; which samples a global batch consists of depends on neither their number nor the micro-batch
+// size.
 #pragma once
 
 #include <cstdint>
@@ -22,10 +23,12 @@ std::string data_fingerprint(const DataBlend& blend);
 
 class TrainingData {
  public:
-  TrainingData(const TrainConfig& config, int rank, int world_size);
+  // Of `workers` that read samples of their own, number `worker`: rank and size of Mesh::dp(). The ranks of a
+  // tp group read the same.
+  TrainingData(const TrainConfig& config, int worker, int workers);
 
-  // This rank's part of micro-batch `index` of the global batch that begins at sample `first`: of the samples
-  // of a micro-batch over all ranks, consecutive runs go to consecutive ranks.
+  // This worker's part of micro-batch `index` of the global batch that begins at sample `first`: of the
+  // samples of a micro-batch over all workers, consecutive runs go to consecutive ones.
   void read(std::int64_t first, std::int64_t index,
             const Tensor& tokens,          // [micro * S] i32
             const Tensor& targets) const;  // [micro * S] i32
@@ -35,7 +38,7 @@ class TrainingData {
 
  private:
   std::int64_t micro_, seq_length_;
-  int rank_, world_size_;
+  int worker_, workers_;
   DataBlend blend_;
   SampleStream stream_;
   std::string fingerprint_;

@@ -16,6 +16,7 @@ class Problems {
   void add(const char* flag, fmt::format_string<Args...> format, Args&&... args) {
     found_.push_back({flag, fmt::format(format, std::forward<Args>(args)...)});
   }
+  void add(Problem problem) { found_.push_back(std::move(problem)); }
   std::vector<Problem> take() { return std::move(found_); }
 
  private:
@@ -82,21 +83,26 @@ void check_moe(const ModelConfig& model, Problems& problems) {
                  "padded needs a capacity: add --moe-expert-capacity-factor 1.25, or use flat");
 }
 
-void check_parallel(std::int64_t expert_parallel_size, int world_size, Problems& problems) {
-  if (expert_parallel_size > 0 && world_size % expert_parallel_size != 0)
-    problems.add(
-        "expert-model-parallel-size",
-        "{} does not divide the number of ranks, {}: use a divisor, or start another number of ranks",
-        expert_parallel_size, world_size);
+void check_layout(const ParallelLayout& layout, int world_size, Problems& problems) {
+  for (Problem& problem : layout_problems(layout, world_size)) problems.add(std::move(problem));
+}
+
+void check_recompute(const RecomputeConfig& recompute, Problems& problems) {
+  if (recompute.layer && (recompute.attention || recompute.moe || recompute.mlp))
+    problems.add("recompute-modules",
+                 "are parts of what --recompute-granularity full computes again: give one of them");
 }
 
 void check_batch(const TrainConfig& config, int world_size, Problems& problems) {
   const BatchConfig& batch = config.batch;
-  const std::int64_t step = batch.micro * world_size;
+  const std::int64_t workers = data_parallel_size(config.parallel.layout, world_size);
+  const std::int64_t step = batch.micro * workers;
   if (batch.global > 0 && step > 0 && batch.global % step != 0)
     problems.add("global-batch-size",
-                 "{} is not a multiple of --micro-batch-size {} * {} ranks = {}: use for instance {}",
-                 batch.global, batch.micro, world_size, step, (batch.global / step + 1) * step);
+                 "{} is not a multiple of --micro-batch-size {} * {} data-parallel {} = {}: use for instance "
+                 "{}",
+                 batch.global, batch.micro, workers, workers == world_size ? "ranks" : "groups of ranks",
+                 step, (batch.global / step + 1) * step);
   if (batch.train_iterations == 0 && batch.train_samples == 0 && batch.train_tokens == 0)
     problems.add("train-iters", "is missing: give --train-iters, --train-samples or --train-tokens");
 }
@@ -168,14 +174,12 @@ std::vector<Problem> validate(const TrainConfig& config, int world_size) {
   Problems problems;
   check_model(config.model, problems);
   check_moe(config.model, problems);
-  check_parallel(config.parallel.layout.expert, world_size, problems);
-  const std::int64_t experts = config.model.moe.router.experts;
-  if (experts == 0 && config.parallel.layout.expert > 1)
-    problems.add("expert-model-parallel-size", "{} needs experts and --num-experts is 0: use 1",
-                 config.parallel.layout.expert);
-  if (experts > 0 && config.parallel.layout.expert > 0 && experts % config.parallel.layout.expert != 0)
-    problems.add("expert-model-parallel-size", "{} does not divide --num-experts {}: use a divisor",
-                 config.parallel.layout.expert, experts);
+  check_layout(config.parallel.layout, world_size, problems);
+  check_recompute(config.model.recompute, problems);
+  ModelConfig resolved = config.model;
+  resolved.resolve();
+  for (Problem& problem : model_layout_problems(resolved, config.parallel.layout, world_size))
+    problems.add(std::move(problem));
   check_batch(config, world_size, problems);
   check_schedule(config, world_size, problems);
   check_sources(config.data.sources, problems);
@@ -196,7 +200,7 @@ std::vector<Problem> validate(const EvalConfig& config, int world_size) {
   check_file("load", config.load, problems);
   check_sources(config.sources, problems);
   check_file("tokenizer", config.tokenizer, problems);
-  check_parallel(config.layout.expert, world_size, problems);
+  check_layout(config.layout, world_size, problems);
   return problems.take();
 }
 
@@ -205,7 +209,7 @@ std::vector<Problem> validate(const GenerateConfig& config, int world_size) {
   if (config.load.empty()) problems.add("load", "is missing: give the directory of a checkpoint");
   check_file("load", config.load, problems);
   check_file("tokenizer", config.tokenizer, problems);
-  check_parallel(config.layout.expert, world_size, problems);
+  check_layout(config.layout, world_size, problems);
   return problems.take();
 }
 

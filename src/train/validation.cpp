@@ -21,7 +21,7 @@ std::optional<double> ValidationResult::bits_per_byte() const {
 ValidationResult validate_model(Transformer& model, Mesh& mesh, const EvaluationWindows& windows,
                                 std::int64_t micro, std::int64_t batches, Progress* progress) {
   const std::int64_t seq = model.config().seq_length;
-  const std::int64_t per_batch = micro * mesh.world().size();
+  const std::int64_t per_batch = micro * mesh.dp().size();
   const std::int64_t all = (windows.count() + per_batch - 1) / per_batch;
   const std::int64_t count = batches == 0 ? all : std::min(batches, all);
   Arena memory({}, MemoryTag::workspace);
@@ -32,7 +32,7 @@ ValidationResult validate_model(Transformer& model, Mesh& mesh, const Evaluation
   for (std::int64_t b = 0; b < count; ++b) {
     together(mesh.world(), [&] {
       for (std::int64_t j = 0; j < micro; ++j) {
-        const std::int64_t window = b * per_batch + mesh.world().rank() * micro + j;
+        const std::int64_t window = b * per_batch + mesh.dp().rank() * micro + j;
         const auto n = static_cast<std::size_t>(seq);
         const std::span<std::int32_t> in(tokens.data<std::int32_t>() + j * seq, n);
         const std::span<std::int32_t> out(targets.data<std::int32_t>() + j * seq, n);
@@ -54,9 +54,10 @@ ValidationResult validate_model(Transformer& model, Mesh& mesh, const Evaluation
     }
     if (progress != nullptr) progress->update(std::min(windows.count(), (b + 1) * per_batch));
   }
-  result.loss_sum = mesh.world().all_reduce(result.loss_sum, ReduceOp::sum);
-  result.tokens = mesh.world().all_reduce(result.tokens, ReduceOp::sum);
-  result.bytes = mesh.world().all_reduce(result.bytes, ReduceOp::sum);
+  // The ranks of a tp group have read and computed the same.
+  result.loss_sum = mesh.dp().all_reduce(result.loss_sum, ReduceOp::sum);
+  result.tokens = mesh.dp().all_reduce(result.tokens, ReduceOp::sum);
+  result.bytes = mesh.dp().all_reduce(result.bytes, ReduceOp::sum);
   return result;
 }
 

@@ -21,8 +21,8 @@ struct ValidationResult {
   std::optional<double> bits_per_byte() const;
 };
 
-// The first `batches` batches of `micro` windows for every rank; 0: all windows. No assignment is
-// dropped, whatever the capacity in training: the result is the same on every rank and layout.
+// The first `batches` batches of `micro` windows for every data-parallel worker; 0: all windows. No
+// assignment is dropped, whatever the capacity in training: the result is the same on every rank and layout.
 ValidationResult validate_model(Transformer& model, Mesh& mesh, const EvaluationWindows& windows,
                                 std::int64_t micro, std::int64_t batches, Progress* progress);
 

@@ -1,0 +1,117 @@
+#include "train/start_up.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "moe/dispatch/choice.h"
+
+namespace xmoe {
+
+namespace {
+
+constexpr double kMillion = 1e6;
+
+std::string counted(std::int64_t count, const std::string& what) {
+  return fmt::format("{} {}{}", count, what, count == 1 ? "" : "s");
+}
+
+std::string model_line(const ModelConfig& m) {
+  const auto counts = m.parameter_counts();
+  return fmt::format(
+      "model: {:.2f} M parameters, {:.2f} M active per token; {} layers, hidden {}, {} experts, top-{}",
+      static_cast<double>(counts.total) / kMillion, static_cast<double>(counts.active) / kMillion, m.layers,
+      m.hidden, m.moe.router.experts, m.moe.router.top_k);
+}
+
+// "2 nodes of 4 ranks", "2 nodes of 3 to 4 ranks"
+std::string nodes_text(const std::vector<int>& ranks_of_node) {
+  const auto [least, most] = std::minmax_element(ranks_of_node.begin(), ranks_of_node.end());
+  return fmt::format("{} of {}{}", counted(static_cast<std::int64_t>(ranks_of_node.size()), "node"),
+                     *least == *most ? "" : fmt::format("{} to ", *least), counted(*most, "rank"));
+}
+
+std::string layout_line(const TrainConfig& config, const StartUpFacts& facts) {
+  const ParallelLayout& layout = config.parallel.layout;
+  std::string text = fmt::format("layout: {}, {} each; tensor parallel {}, data parallel {}",
+                                 nodes_text(facts.ranks_of_node), counted(facts.threads, "thread"),
+                                 layout.tensor, data_parallel_size(layout, facts.ranks));
+  if (config.model.moe.router.experts > 0) {
+    const std::int64_t holders = layout.expert_tensor ? facts.ranks / layout.tensor : facts.ranks;
+    text += fmt::format(", expert parallel {} ({}), replicas of an expert {}", layout.expert,
+                        layout.placement == ExpertPlacement::ep_first ? "ep-first" : "dp-first",
+                        holders / layout.expert);
+  }
+  if (layout.tensor > 1 && config.model.moe.router.experts > 0)
+    text += layout.expert_tensor ? ", experts cut over tensor parallel ranks"
+                                 : ", MoE blocks on parts of the sequence";
+  return text;
+}
+
+std::string batch_line(const TrainConfig& config, const StartUpFacts& facts) {
+  std::string text = fmt::format(
+      "batch: {} in {} of {} of {} tokens; {}, ZeRO stage {}", counted(config.batch.global, "sequence"),
+      counted(config.micro_batches(facts.ranks), "micro-batch") +
+          (config.micro_batches(facts.ranks) == 1 ? "" : "es"),
+      counted(config.batch.micro * data_parallel_size(config.parallel.layout, facts.ranks), "sequence"),
+      config.model.seq_length, name_of(config.compute_dtype), config.parallel.zero_stage);
+  return text;
+}
+
+std::string data_line(const TrainConfig& config, const StartUpFacts& facts) {
+  std::string text = fmt::format(
+      "data: {:.2f} M tokens an epoch, {:.2f} epochs in {} iterations; ",
+      static_cast<double>(facts.tokens_per_epoch) / kMillion,
+      static_cast<double>(config.batch.train_iterations * config.batch.global * config.model.seq_length) /
+          static_cast<double>(facts.tokens_per_epoch),
+      config.batch.train_iterations);
+  if (!facts.validation_windows) return text + "no validation";
+  const std::int64_t used =
+      std::min(*facts.validation_windows, config.validation.iterations * config.batch.global);
+  return text + fmt::format("validation on {} of {} of {} tokens", used,
+                            counted(*facts.validation_windows, "window"), config.model.seq_length);
+}
+
+}  // namespace
+
+ParallelRun::ParallelRun(Communicator& world, const ParallelLayout& layout, std::int64_t ranks_per_node)
+    : topology(detect_topology(world, static_cast<int>(ranks_per_node))), mesh(world, layout) {}
+
+void settle_dispatcher(TrainConfig& config, const Mesh& mesh) {
+  MoeConfig& moe = config.model.moe;
+  if (moe.router.experts == 0 || moe.dispatcher != DispatcherKind::automatic) return;
+  const ParallelLayout& layout = config.parallel.layout;
+  // MoE blocks work on parts of the sequence, but for experts that are cut.
+  const std::int64_t tokens =
+      config.batch.micro * config.model.seq_length / (layout.expert_tensor ? 1 : layout.tensor);
+  const DispatcherChoice choice = choose_dispatcher(mesh.ep(), mesh.ep_node(), moe, tokens,
+                                                    config.model.hidden, config.compute_dtype);
+  // Groups may measure differently, and a rank's layers need what its group has; all take the same, so that
+  // one name stands for the run.
+  const auto rbd = mesh.world().all_reduce(
+      std::int64_t{choice.kind == DispatcherKind::rbd ? 1 : 0}, ReduceOp::min);
+  moe.dispatcher = rbd == 1 ? DispatcherKind::rbd : DispatcherKind::flat;
+  const bool overruled = choice.kind != moe.dispatcher;
+  log::info("dispatcher: {}: {}{}", rbd == 1 ? "rbd" : "flat", choice.why,
+            overruled ? "; another expert-parallel group found flat to be the faster one" : "");
+}
+
+ModelConfig model_to_run(ModelConfig trained) {
+  trained.moe.dispatcher = DispatcherKind::flat;
+  trained.moe.overlap_chunks = 1;
+  trained.recompute = {};
+  return trained;
+}
+
+std::vector<std::string> start_up_lines(const TrainConfig& resolved, const StartUpFacts& facts) {
+  return {
+      model_line(resolved.model),
+      layout_line(resolved, facts),
+      batch_line(resolved, facts),
+      data_line(resolved, facts),
+      "throughput per GPU counts useful operations only (causal attention as half, kept rows of active "
+      "experts); TFLOPs counts as X-MoE does (all of the square, dropped rows too)",
+  };
+}
+
+}  // namespace xmoe
