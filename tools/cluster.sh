@@ -16,7 +16,8 @@
 #   cores    are those of this machine, shared by all ranks. Only what waits for the links is like on a real cluster.
 set -euo pipefail
 
-readonly here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+readonly here
 readonly root=/run/xmoe-cluster  # a directory per emulated cluster, called after the process that owns it
 readonly cannot=77               # exit code: this machine does not allow it (ctest: skipped)
 
@@ -67,7 +68,7 @@ start_time() {  # PID: nothing if there is no such process
 remove() {  # OWNER
   local owner="$1" space pids tries=0
   local spaces=()
-  mapfile -t spaces < <(cd /run/netns 2>/dev/null && compgen -G "xmoe.$owner.*" || true)
+  mapfile -t spaces < <(ip netns list 2>/dev/null | cut -d ' ' -f 1 | grep -F "xmoe.$owner.")
   for space in "${spaces[@]}"; do
     # A process may start another while the list is read, so it is read until it is empty.
     while pids=$(ip netns pids "$space" 2>/dev/null) && [ -n "$pids" ] && [ $((++tries)) -le 100 ]; do
@@ -112,7 +113,7 @@ while [ $# -gt 0 ]; do
 done
 
 if [ -z "$only_clean" ]; then
-  [[ "$nodes" =~ ^[0-9]+$ ]] && [ "$nodes" -ge 1 ] && [ "$nodes" -le 200 ] ||
+  { [[ "$nodes" =~ ^[1-9][0-9]{0,2}$ ]] && [ "$nodes" -le 200 ]; } ||
     wrong "--nodes is '$nodes': expected a number from 1 to 200"
   [[ "$ranks_per_node" =~ ^[1-9][0-9]*(,[1-9][0-9]*)*$ ]] ||
     wrong "--ranks-per-node is '$ranks_per_node': expected a number, or a list like 2,2,1"
