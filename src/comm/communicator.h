@@ -1,6 +1,6 @@
 // A group of ranks and the collectives among them. Every rank of a group calls the same collectives in the
-// same order, whatever its counts: zero rows are an ordinary case. All calls block until the result is
-// usable.
+// same order, whatever its counts: zero rows are an ordinary case. Calls block until the result is usable,
+// but for those named start_*, which return a Transfer. One thread of a process makes all calls.
 //
 // Sums are taken in rank order whatever algorithm moves the bytes, so that the same inputs give the same
 // bits; bf16 is summed in f32.
@@ -37,7 +37,7 @@ struct ExchangePart {
 };
 
 // A collective under way. wait() returns when its result is usable and its inputs may be overwritten;
-// destruction waits too.
+// destruction waits too. It must end before its group does.
 class Transfer {
  public:
   virtual ~Transfer() = default;
@@ -64,6 +64,14 @@ class Communicator {
   // until the end of the transfer; the counts are copied. Transfers may overlap each other and other
   // collectives of any group; all ranks start them in the same order.
   virtual std::unique_ptr<Transfer> start_exchange(std::span<const ExchangePart> parts) = 0;
+  // The same for sums and gathers, for instance of buckets of gradients. `input` must stay as it is and
+  // `output` must not be touched until the end of the transfer; sums are taken by wait(), in rank order, in
+  // memory that the transfer brings along. `output` of the first may be this rank's part of `input`; `input`
+  // of the second may be this rank's part of `output`.
+  virtual std::unique_ptr<Transfer> start_reduce_scatter(const Tensor& input,        // [size * n, ...]
+                                                         const Tensor& output) = 0;  // [n, ...]; f32, bf16
+  virtual std::unique_ptr<Transfer> start_all_gather(const Tensor& input,            // [n, ...]
+                                                     const Tensor& output) = 0;      // [size * n, ...]
   virtual void barrier() = 0;
   // Ranks with the same color form a group, ordered by key, then by rank here.
   virtual std::unique_ptr<Communicator> split(int color, int key, const std::string& name) = 0;
@@ -80,7 +88,9 @@ class Communicator {
   }
 
   virtual const Traffic& traffic() const = 0;
-  virtual const Arena& scratch() const = 0;  // where reductions are summed
+  virtual const Arena& scratch() const = 0;  // where blocking reductions are summed
+  // All memory that this group holds: scratch() and what transfers brought along, which later ones reuse.
+  virtual std::vector<const Arena*> arenas() const { return {&scratch()}; }
 
   // Conveniences built from the above, for host-side values.
   double all_reduce(double value, ReduceOp op);  // sum in rank order, in double
@@ -91,9 +101,13 @@ class Communicator {
   std::vector<int> nodes_;
 };
 
-// The collective that this process is in at the moment ("all_to_all_v of the group ep"), or nothing. Callable
-// from any thread: for watchdogs, while the groups live.
+// The collective that this process is in at the moment ("all_to_all_v of the group ep (layer 3)"), or
+// nothing. Callable from any thread. comm/pending.h has the particulars.
 std::string pending_operation();
+
+// Whether transfers advance while the caller computes and is not in a collective: the message layer allows a
+// thread of its own (MPI_THREAD_MULTIPLE). Without it they still end with wait().
+bool asynchronous_progress();
 
 // The communicator of a single process.
 std::unique_ptr<Communicator> make_self_communicator(const std::string& name = "world");

@@ -1,4 +1,4 @@
-// The message layer of MPI, without its header: mpi_communicator.cpp is the only file that includes mpi.h.
+// The message layer of MPI, without its header: only the files mpi_*.cpp include mpi.h.
 #pragma once
 
 #include <memory>
@@ -8,19 +8,11 @@
 
 namespace xmoe::mpi {
 
-void start(int* argc, char*** argv);  // MPI_Init for one thread that communicates
+// MPI_Init_thread: one thread communicates; where MPI allows it, a second one drives messages under way.
+void start(int* argc, char*** argv);
 void finish() noexcept;
 [[noreturn]] void abort(int exit_code) noexcept;
 std::unique_ptr<Communicator> make_world();
 std::string library_version();
-
-// Notes the collective that this process is in, for pending_operation().
-class PendingOperation {
- public:
-  PendingOperation(const char* operation, const std::string& group);
-  ~PendingOperation();
-  PendingOperation(const PendingOperation&) = delete;
-  PendingOperation& operator=(const PendingOperation&) = delete;
-};
 
 }  // namespace xmoe::mpi

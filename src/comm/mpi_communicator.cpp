@@ -5,27 +5,21 @@
 // by chunk through bounded scratch memory, which also keeps MPI's int counts small; the other collectives
 // count rows, by a datatype of one row.
 
-// The C interface only: MPI's retired C++ bindings would have to be linked.
-#define OMPI_SKIP_MPICXX 1
-#define MPICH_SKIP_MPICXX 1
-#include <mpi.h>
-
 #include <algorithm>
-#include <atomic>
-#include <cstdlib>
 #include <cstring>
-#include <limits>
+#include <numeric>
 #include <utility>
 #include <vector>
 
 #include "base/error.h"
 #include "comm/contract.h"
 #include "comm/mpi_backend.h"
+#include "comm/mpi_common.h"
+#include "comm/mpi_transfer.h"
+#include "comm/pending.h"
 #include "comm/reduction.h"
 
-namespace xmoe {
-
-namespace mpi {
+namespace xmoe::mpi {
 
 namespace {
 
@@ -37,23 +31,6 @@ constexpr std::int64_t kChunkBytes = std::int64_t{4} << 20;
 constexpr std::int64_t kGatherBytes = std::int64_t{64} << 10;
 // Bytes of one broadcast message, well below what an int can count.
 constexpr std::int64_t kBroadcastBytes = std::int64_t{1} << 30;
-
-std::atomic<const char*> pending_name{nullptr};
-std::atomic<const char*> pending_group{nullptr};
-
-void check(int code, const char* operation, const std::string& group) {
-  if (code == MPI_SUCCESS) return;
-  std::string text(MPI_MAX_ERROR_STRING, '\0');
-  int length = 0;
-  MPI_Error_string(code, text.data(), &length);
-  text.resize(static_cast<std::size_t>(length));
-  fail("MPI failed in {} of the group {}: {}", operation, group, text);
-}
-
-int to_count(std::int64_t n, const char* operation) {
-  XMOE_CHECK(n <= std::numeric_limits<int>::max(), "{}: {} rows are more than MPI can count", operation, n);
-  return static_cast<int>(n);
-}
 
 class MpiCommunicator final : public Communicator {
  public:
@@ -67,6 +44,11 @@ class MpiCommunicator final : public Communicator {
     send_offsets_.resize(n);
     recv_counts_.resize(n);
     recv_offsets_.resize(n);
+    first_rows_.resize(n);
+    int* highest_tag = nullptr;
+    int found = 0;
+    check(MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, &highest_tag, &found), "the query of tags", name_);
+    if (found != 0) highest_tag_ = *highest_tag;
   }
 
   ~MpiCommunicator() override {
@@ -85,6 +67,11 @@ class MpiCommunicator final : public Communicator {
   const std::string& name() const override { return name_; }
   const Traffic& traffic() const override { return traffic_; }
   const Arena& scratch() const override { return scratch_; }
+  std::vector<const Arena*> arenas() const override {
+    std::vector<const Arena*> all = {&scratch_};
+    transfer_buffers_.list(all);
+    return all;
+  }
 
   void all_reduce(const Tensor& values, ReduceOp op) override;
   void all_gather(const Tensor& input, const Tensor& output) override;
@@ -93,6 +80,8 @@ class MpiCommunicator final : public Communicator {
   void all_to_all_v(const Tensor& send, std::span<const std::int64_t> send_rows, const Tensor& recv,
                     std::span<const std::int64_t> recv_rows) override;
   std::unique_ptr<Transfer> start_exchange(std::span<const ExchangePart> parts) override;
+  std::unique_ptr<Transfer> start_reduce_scatter(const Tensor& input, const Tensor& output) override;
+  std::unique_ptr<Transfer> start_all_gather(const Tensor& input, const Tensor& output) override;
   void barrier() override;
   std::unique_ptr<Communicator> split(int color, int key, const std::string& name) override;
   std::unique_ptr<Communicator> split_by_memory(const std::string& name) override;
@@ -104,9 +93,26 @@ class MpiCommunicator final : public Communicator {
   std::int64_t part_begin(std::int64_t n, int r) const { return n * r / size_; }
   void reduce_by_gather(const Tensor& values, ReduceOp op);
   void reduce_chunk(std::byte* chunk, std::int64_t n, DType dtype, ReduceOp op);
-  void count(std::int64_t bytes_sent) {
-    ++traffic_.calls;
-    traffic_.bytes_sent += bytes_sent;
+  void begin_exchange(MpiTransfer& transfer, std::span<const ExchangePart> parts);
+  // Calls fn(peer) for all others, each rank beginning with another one, so that not all send to the same.
+  template <typename F>
+  void for_each_peer(F fn) const {
+    for (int i = 1; i < size_; ++i) fn((rank_ + i) % size_);
+  }
+  // Adds to the account bytes(peer) for all others.
+  template <typename F>
+  void count(F bytes) {
+    for_each_peer([&](int peer) {
+      const std::int64_t sent = bytes(peer);
+      traffic_.bytes_sent += sent;
+      if (on_other_node(peer)) traffic_.bytes_between_nodes += sent;
+    });
+  }
+  // A tag of its own for each buffer of an exchange. Ranks start the same exchanges in the same order, so
+  // that they agree on it; messages of transfers that overlap are then told apart.
+  int next_tag() {
+    tag_ = tag_ == highest_tag_ ? 0 : tag_ + 1;
+    return tag_;
   }
 
   MPI_Comm comm_;
@@ -118,8 +124,12 @@ class MpiCommunicator final : public Communicator {
   Arena scratch_{Device{}, MemoryTag::communication};
   // By size of a row; a model has a handful of row sizes.
   std::vector<std::pair<std::int64_t, MPI_Datatype>> row_types_;
-  // Arguments of the uneven exchanges, kept so that a call allocates nothing.
+  TransferBuffers transfer_buffers_;
+  int tag_ = 0;
+  int highest_tag_ = 32767;  // what the standard grants
+  // Arguments of reductions, kept so that a call allocates nothing.
   std::vector<int> send_counts_, send_offsets_, recv_counts_, recv_offsets_;
+  std::vector<std::int64_t> first_rows_;  // in a buffer of an exchange, by rank
 };
 
 MPI_Datatype MpiCommunicator::row_type(std::int64_t bytes) {
@@ -135,10 +145,10 @@ MPI_Datatype MpiCommunicator::row_type(std::int64_t bytes) {
 
 void MpiCommunicator::all_reduce(const Tensor& values, ReduceOp op) {
   contract::check_reducible(values);
-  const PendingOperation pending("all_reduce", name_);
+  const PendingScope pending("all_reduce", name_);
   const auto element = static_cast<std::int64_t>(size_of(values.dtype()));
   const std::int64_t n = values.numel();
-  count(0);
+  ++traffic_.calls;
   if (n == 0) return;
   const ArenaScope scope(scratch_);
   if (n * element * size_ <= kGatherBytes) {
@@ -156,7 +166,7 @@ void MpiCommunicator::reduce_by_gather(const Tensor& values, ReduceOp op) {
   const int bytes = static_cast<int>(values.bytes());
   void* gathered = scratch_.allocate(values.bytes() * static_cast<std::size_t>(size_));
   check(MPI_Allgather(values.raw(), bytes, MPI_BYTE, gathered, bytes, MPI_BYTE, comm_), "all_reduce", name_);
-  traffic_.bytes_sent += std::int64_t{bytes} * (size_ - 1);
+  count([&](int /*peer*/) { return std::int64_t{bytes}; });
   reduce_parts(op, values.dtype(), gathered, size_, values.numel(), values.raw());
 }
 
@@ -180,13 +190,15 @@ void MpiCommunicator::reduce_chunk(std::byte* chunk, std::int64_t n, DType dtype
   check(MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, chunk, send_counts_.data(), send_offsets_.data(),
                        type, comm_),
         "all_reduce", name_);
-  traffic_.bytes_sent += ((n - mine) + mine * (size_ - 1)) * element;
+  // A part to each, then this rank's sums to each.
+  count([&](int peer) { return (part_begin(n, peer + 1) - part_begin(n, peer) + mine) * element; });
 }
 
 void MpiCommunicator::all_gather(const Tensor& input, const Tensor& output) {
   contract::check_all_gather(input, output, size_);
-  const PendingOperation pending("all_gather", name_);
-  count(static_cast<std::int64_t>(input.bytes()) * (size_ - 1));
+  const PendingScope pending("all_gather", name_);
+  ++traffic_.calls;
+  count([&](int /*peer*/) { return static_cast<std::int64_t>(input.bytes()); });
   if (input.bytes() == 0) return;
   const int rows = to_count(input.dim(0), "all_gather");
   const MPI_Datatype type = row_type(contract::row_bytes(input));
@@ -198,8 +210,9 @@ void MpiCommunicator::all_gather(const Tensor& input, const Tensor& output) {
 
 void MpiCommunicator::reduce_scatter(const Tensor& input, const Tensor& output) {
   contract::check_reduce_scatter(input, output, size_);
-  const PendingOperation pending("reduce_scatter", name_);
-  count(static_cast<std::int64_t>(output.bytes()) * (size_ - 1));
+  const PendingScope pending("reduce_scatter", name_);
+  ++traffic_.calls;
+  count([&](int /*peer*/) { return static_cast<std::int64_t>(output.bytes()); });
   const auto element = static_cast<std::int64_t>(size_of(output.dtype()));
   const std::int64_t n = output.numel();
   if (n == 0) return;
@@ -225,9 +238,10 @@ void MpiCommunicator::reduce_scatter(const Tensor& input, const Tensor& output) 
 void MpiCommunicator::broadcast(const Tensor& values, int root) {
   contract::check_root(root, size_);
   if (!values.device().is_cpu()) fail_not_built("broadcast of device memory", values.device());
-  const PendingOperation pending("broadcast", name_);
+  const PendingScope pending("broadcast", name_);
   const auto total = static_cast<std::int64_t>(values.bytes());
-  count(rank_ == root ? total * (size_ - 1) : 0);
+  ++traffic_.calls;
+  if (rank_ == root) count([&](int /*peer*/) { return total; });
   auto* data = static_cast<std::byte*>(values.raw());
   for (std::int64_t begin = 0; begin < total; begin += kBroadcastBytes) {
     const int bytes = static_cast<int>(std::min(kBroadcastBytes, total - begin));
@@ -237,48 +251,106 @@ void MpiCommunicator::broadcast(const Tensor& values, int root) {
 
 void MpiCommunicator::all_to_all_v(const Tensor& send, std::span<const std::int64_t> send_rows,
                                    const Tensor& recv, std::span<const std::int64_t> recv_rows) {
-  contract::check_all_to_all_v(send, send_rows, recv, recv_rows, rank_, size_);
-  const PendingOperation pending("all_to_all_v", name_);
-  const std::int64_t row = contract::row_bytes(send);
-  const auto self = static_cast<std::size_t>(rank_);
-  count((send.dim(0) - send_rows[self]) * row);
-  if (row == 0) return;  // alike on all ranks
-  to_count(send.dim(0), "all_to_all_v");
-  to_count(recv.dim(0), "all_to_all_v");
-  std::int64_t sent = 0;
-  std::int64_t received = 0;
-  for (std::size_t r = 0; r < static_cast<std::size_t>(size_); ++r) {
-    if (r == self && send_rows[r] > 0) {
-      std::memcpy(static_cast<std::byte*>(recv.raw()) + received * row,
-                  static_cast<const std::byte*>(send.raw()) + sent * row,
-                  static_cast<std::size_t>(send_rows[r] * row));
-    }
-    send_offsets_[r] = static_cast<int>(sent);
-    send_counts_[r] = r == self ? 0 : static_cast<int>(send_rows[r]);
-    recv_offsets_[r] = static_cast<int>(received);
-    recv_counts_[r] = r == self ? 0 : static_cast<int>(recv_rows[r]);
-    sent += send_rows[r];
-    received += recv_rows[r];
-  }
-  const MPI_Datatype type = row_type(row);
-  check(MPI_Alltoallv(send.raw(), send_counts_.data(), send_offsets_.data(), type, recv.raw(),
-                      recv_counts_.data(), recv_offsets_.data(), type, comm_),
-        "all_to_all_v", name_);
+  const ExchangePart part = {send, send_rows, recv, recv_rows};
+  MpiTransfer transfer("all_to_all_v", name_, transfer_buffers_);
+  begin_exchange(transfer, {&part, 1});
+  transfer.wait();
 }
 
-class Finished final : public Transfer {
- public:
-  void wait() override {}
-};
-
 std::unique_ptr<Transfer> MpiCommunicator::start_exchange(std::span<const ExchangePart> parts) {
-  for (const ExchangePart& p : parts) all_to_all_v(p.send, p.send_rows, p.recv, p.recv_rows);
-  return std::make_unique<Finished>();
+  auto transfer = std::make_unique<MpiTransfer>("exchange", name_, transfer_buffers_);
+  begin_exchange(*transfer, parts);
+  transfer->leave_to_progress();
+  return transfer;
+}
+
+void MpiCommunicator::begin_exchange(MpiTransfer& transfer, std::span<const ExchangePart> parts) {
+  for (const ExchangePart& p : parts)
+    contract::check_all_to_all_v(p.send, p.send_rows, p.recv, p.recv_rows, rank_, size_);
+  ++traffic_.calls;
+  // All receives come first: a message that finds its buffer is not copied twice.
+  const int first_tag = tag_;
+  const auto first_row = [this](int rank) { return first_rows_[static_cast<std::size_t>(rank)]; };
+  const auto self = static_cast<std::size_t>(rank_);
+  for (const ExchangePart& p : parts) {
+    const int tag = next_tag();
+    const std::int64_t row = contract::row_bytes(p.recv);
+    auto* recv = static_cast<std::byte*>(p.recv.raw());
+    std::exclusive_scan(p.recv_rows.begin(), p.recv_rows.end(), first_rows_.begin(), std::int64_t{0});
+    for_each_peer([&](int peer) {
+      const std::int64_t rows = p.recv_rows[static_cast<std::size_t>(peer)];
+      if (rows * row == 0) return;
+      transfer.receive(recv + first_row(peer) * row, rows, row_type(row), peer, tag, comm_);
+    });
+  }
+  tag_ = first_tag;
+  for (const ExchangePart& p : parts) {
+    const int tag = next_tag();
+    const std::int64_t row = contract::row_bytes(p.send);
+    const auto* send = static_cast<const std::byte*>(p.send.raw());
+    std::exclusive_scan(p.send_rows.begin(), p.send_rows.end(), first_rows_.begin(), std::int64_t{0});
+    for_each_peer([&](int peer) {
+      const std::int64_t rows = p.send_rows[static_cast<std::size_t>(peer)];
+      if (rows * row == 0) return;
+      transfer.send(send + first_row(peer) * row, rows, row_type(row), peer, tag, comm_);
+    });
+    count([&](int peer) { return p.send_rows[static_cast<std::size_t>(peer)] * row; });
+  }
+  // This rank's own rows, while the messages are on their way.
+  for (const ExchangePart& p : parts) {
+    const std::int64_t row = contract::row_bytes(p.send);
+    if (p.send_rows[self] * row == 0) continue;
+    const std::int64_t from =
+        std::accumulate(p.send_rows.begin(), p.send_rows.begin() + rank_, std::int64_t{0});
+    const std::int64_t to =
+        std::accumulate(p.recv_rows.begin(), p.recv_rows.begin() + rank_, std::int64_t{0});
+    std::memcpy(static_cast<std::byte*>(p.recv.raw()) + to * row,
+                static_cast<const std::byte*>(p.send.raw()) + from * row,
+                static_cast<std::size_t>(p.send_rows[self] * row));
+  }
+}
+
+std::unique_ptr<Transfer> MpiCommunicator::start_reduce_scatter(const Tensor& input, const Tensor& output) {
+  contract::check_reduce_scatter(input, output, size_);
+  ++traffic_.calls;
+  const auto bytes = static_cast<std::int64_t>(output.bytes());
+  count([&](int /*peer*/) { return bytes; });
+  auto transfer = std::make_unique<MpiTransfer>("reduce_scatter", name_, transfer_buffers_);
+  if (bytes == 0) return transfer;
+  const std::int64_t n = output.numel();
+  const MPI_Datatype type = row_type(static_cast<std::int64_t>(size_of(output.dtype())));
+  auto* parts = static_cast<std::byte*>(transfer->allocate(input.bytes()));
+  const auto* in = static_cast<const std::byte*>(input.raw());
+  const int tag = next_tag();
+  for_each_peer([&](int peer) { transfer->receive(parts + peer * bytes, n, type, peer, tag, comm_); });
+  for_each_peer([&](int peer) { transfer->send(in + peer * bytes, n, type, peer, tag, comm_); });
+  std::memcpy(parts + rank_ * bytes, in + rank_ * bytes, output.bytes());
+  transfer->then_sum(output.dtype(), parts, size_, n, output.raw());
+  transfer->leave_to_progress();
+  return transfer;
+}
+
+std::unique_ptr<Transfer> MpiCommunicator::start_all_gather(const Tensor& input, const Tensor& output) {
+  contract::check_all_gather(input, output, size_);
+  ++traffic_.calls;
+  const auto bytes = static_cast<std::int64_t>(input.bytes());
+  count([&](int /*peer*/) { return bytes; });
+  auto transfer = std::make_unique<MpiTransfer>("all_gather", name_, transfer_buffers_);
+  if (bytes == 0) return transfer;
+  const std::int64_t rows = input.dim(0);
+  const MPI_Datatype type = row_type(contract::row_bytes(input));
+  auto* out = static_cast<std::byte*>(output.raw());
+  const int tag = next_tag();
+  for_each_peer([&](int peer) { transfer->receive(out + peer * bytes, rows, type, peer, tag, comm_); });
+  for_each_peer([&](int peer) { transfer->send(input.raw(), rows, type, peer, tag, comm_); });
+  if (out + rank_ * bytes != input.raw()) std::memcpy(out + rank_ * bytes, input.raw(), input.bytes());
+  transfer->leave_to_progress();
+  return transfer;
 }
 
 void MpiCommunicator::barrier() {
-  const PendingOperation pending("barrier", name_);
-  count(0);
+  const PendingScope pending("barrier", name_);
+  ++traffic_.calls;
   check(MPI_Barrier(comm_), "barrier", name_);
 }
 
@@ -291,14 +363,14 @@ std::unique_ptr<Communicator> make_group(MPI_Comm comm, bool owned, const std::s
 }
 
 std::unique_ptr<Communicator> MpiCommunicator::split(int color, int key, const std::string& name) {
-  const PendingOperation pending("split", name_);
+  const PendingScope pending("split", name_);
   MPI_Comm group = MPI_COMM_NULL;
   check(MPI_Comm_split(comm_, color, key, &group), "split", name_);
   return inherit_nodes(make_group(group, /*owned=*/true, name));
 }
 
 std::unique_ptr<Communicator> MpiCommunicator::split_by_memory(const std::string& name) {
-  const PendingOperation pending("split", name_);
+  const PendingScope pending("split", name_);
   MPI_Comm group = MPI_COMM_NULL;
   check(MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &group), "split", name_);
   return inherit_nodes(make_group(group, /*owned=*/true, name));
@@ -315,46 +387,6 @@ std::unique_ptr<Communicator> MpiCommunicator::inherit_nodes(std::unique_ptr<Com
 
 }  // namespace
 
-PendingOperation::PendingOperation(const char* operation, const std::string& group) {
-  pending_group.store(group.c_str(), std::memory_order_relaxed);
-  pending_name.store(operation, std::memory_order_release);
-}
-
-PendingOperation::~PendingOperation() { pending_name.store(nullptr, std::memory_order_release); }
-
-void start(int* argc, char*** argv) {
-  int provided = MPI_THREAD_SINGLE;
-  if (MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS) fail("MPI does not start");
-  if (provided < MPI_THREAD_FUNNELED) {
-    fail("this MPI ({}) does not allow a process with threads: MPI_THREAD_FUNNELED is needed",
-         library_version());
-  }
-  MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
-}
-
-void finish() noexcept { MPI_Finalize(); }
-
-void abort(int exit_code) noexcept {
-  MPI_Abort(MPI_COMM_WORLD, exit_code);
-  std::_Exit(exit_code);
-}
-
 std::unique_ptr<Communicator> make_world() { return make_group(MPI_COMM_WORLD, /*owned=*/false, "world"); }
 
-std::string library_version() {
-  std::string text(MPI_MAX_LIBRARY_VERSION_STRING, '\0');
-  int length = 0;
-  MPI_Get_library_version(text.data(), &length);
-  text.resize(static_cast<std::size_t>(length));
-  return text.substr(0, text.find_first_of(",\n"));
-}
-
-}  // namespace mpi
-
-std::string pending_operation() {
-  const char* name = mpi::pending_name.load(std::memory_order_acquire);
-  const char* group = mpi::pending_group.load(std::memory_order_relaxed);
-  return name == nullptr ? std::string() : fmt::format("{} of the group {}", name, group);
-}
-
-}  // namespace xmoe
+}  // namespace xmoe::mpi

@@ -1,0 +1,45 @@
+// The collective that this process is in at the moment, for those who watch over it from another thread.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace xmoe {
+
+struct PendingCollective {
+  std::string operation;     // "all_to_all_v"; waiting for a transfer: what was started, "exchange"
+  std::string group;         // its name
+  std::int64_t layer = -1;   // profile::current_layer() when it began; -1 for none
+  double seconds = 0;        // since it began
+  std::uint64_t serial = 0;  // counts the collectives of this process: tells one from the next
+};
+
+// "all_to_all_v of the group ep (layer 3)"
+std::string describe(const PendingCollective& pending);
+
+// Nothing when the process is not in a collective. Callable from any thread.
+std::optional<PendingCollective> pending_collective();
+
+// What a backend opens around the time in which it waits for other ranks; they nest. One thread opens them.
+class PendingScope {
+ public:
+  PendingScope(const char* operation, const std::string& group);  // a literal; a name that outlives this
+  ~PendingScope();
+  PendingScope(const PendingScope&) = delete;
+  PendingScope& operator=(const PendingScope&) = delete;
+
+  struct Place {
+    const char* operation = nullptr;
+    const std::string* group = nullptr;
+    std::int64_t layer = -1;
+    std::chrono::steady_clock::time_point since;
+    std::uint64_t serial = 0;
+  };
+
+ private:
+  Place outer_;
+};
+
+}  // namespace xmoe
