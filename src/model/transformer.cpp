@@ -105,7 +105,8 @@ void Transformer::backward_layer(const Layer& layer, std::int64_t batch, LayerSa
 }
 
 MicroBatchResult Transformer::forward_backward(const Tensor& tokens, const Tensor& targets,
-                                               std::int64_t batch, double loss_scale) {
+                                               std::int64_t batch, double loss_scale,
+                                               const std::function<void(int stage)>& completed) {
   const Context ctx = context();
   const ArenaScope scope(workspace_);
   const std::int64_t rows = tokens.dim(0);
@@ -135,8 +136,16 @@ MicroBatchResult Transformer::forward_backward(const Tensor& tokens, const Tenso
                   final_norm_bias_.grad);
     result.lm_loss = mesh_.dp().all_reduce(sum(ctx, losses), ReduceOp::sum) / denominator;
   }
-  for (std::size_t l = layers_.size(); l-- > 0;) backward_layer(layers_[l], batch, kept_[l], loss_scale, dx);
+  const auto complete = [&](std::size_t stage) {
+    if (completed) completed(static_cast<int>(stage));
+  };
+  complete(layers_.size() + 1);
+  for (std::size_t l = layers_.size(); l-- > 0;) {
+    backward_layer(layers_[l], batch, kept_[l], loss_scale, dx);
+    complete(l + 1);
+  }
   embedding_backward(ctx, tokens, dx, embedding_.grad);
+  complete(0);
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     if (!layers_[l].moe) continue;
     result.dropped += kept_[l].moe.dropped;

@@ -14,6 +14,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -49,10 +50,11 @@ class Transformer {
 
   // Forward and backward of one micro-batch; gradients are added to. The loss that is differentiated is
   //   loss_scale * (mean cross-entropy + auxiliary losses), means over the tokens of all ranks.
+  // `completed`, if given, is told each stage (ParameterSpec) whose gradients backward has completed.
   MicroBatchResult forward_backward(
       const Tensor& tokens,   // [T] i32
       const Tensor& targets,  // [T] i32; kIgnoredTarget where nothing is predicted
-      std::int64_t batch, double loss_scale);
+      std::int64_t batch, double loss_scale, const std::function<void(int stage)>& completed = {});
 
   // Losses only; no assignment is dropped, whatever the capacity in training. Every rank of an
   // expert-parallel group must call it.

@@ -13,20 +13,30 @@ namespace xmoe {
 namespace {
 
 CheckpointTensor entry(const Parameter& p, const std::string& name, const Tensor& data) {
-  return {name, data, p.global_shape, p.sharding.axes[0].empty() ? 0 : p.sharding.axes[0][0].begin,
-          p.replication};
+  return {.name = name,
+          .data = data,
+          .global_shape = p.global_shape,
+          .sharding = p.sharding,
+          .replication = p.replication};
+}
+
+CheckpointTensor entry(const Optimizer& optimizer, const Optimizer::State& s, const std::string& suffix,
+                       const Tensor& data) {
+  CheckpointTensor tensor = entry(*s.parameter, s.parameter->name + suffix, data);
+  tensor.begin = s.begin;
+  tensor.exclusive = optimizer.sharded() && s.parameter->trainable;
+  return tensor;
 }
 
 void append_masters(const Optimizer& optimizer, std::vector<CheckpointTensor>& tensors) {
-  for (const auto& s : optimizer.states())
-    tensors.push_back(entry(*s.parameter, s.parameter->name, s.master));
+  for (const auto& s : optimizer.states()) tensors.push_back(entry(optimizer, s, "", s.master));
 }
 
 void append_moments(const Optimizer& optimizer, std::vector<CheckpointTensor>& tensors) {
   for (const auto& s : optimizer.states()) {
     if (!s.parameter->trainable) continue;
-    tensors.push_back(entry(*s.parameter, s.parameter->name + kFirstMomentSuffix, s.m));
-    tensors.push_back(entry(*s.parameter, s.parameter->name + kSecondMomentSuffix, s.v));
+    tensors.push_back(entry(optimizer, s, kFirstMomentSuffix, s.m));
+    tensors.push_back(entry(optimizer, s, kSecondMomentSuffix, s.v));
   }
 }
 

@@ -73,7 +73,7 @@ Trainer::Trainer(const TrainConfig& config, Communicator& world)
       world_(world),
       mesh_(world, config.parallel.layout),
       model_(config.model, config.compute_dtype, mesh_, config.seed, /*train=*/true),
-      optimizer_(config.optimizer, model_.parameters(), mesh_),
+      optimizer_(config.optimizer, model_.parameters(), mesh_, config.parallel.zero_stage),
       step_(model_, optimizer_, mesh_, config.batch.micro),
       schedule_(make_schedule(config)) {
   open_files();

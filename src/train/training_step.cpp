@@ -39,7 +39,11 @@ StepResult TrainingStep::run(std::int64_t micro_batches, double learning_rate, c
   model_.clear_gradients();
   model_.clear_counts();
   for (std::int64_t i = 0; i < micro_batches; ++i) {
-    const MicroBatchResult r = model_.forward_backward(tokens_[i], targets_[i], micro_batch_size_, scale);
+    // The gradients of the last micro-batch complete the sums of all: they travel while backward goes on.
+    std::function<void(int)> completed;
+    if (i + 1 == micro_batches) completed = [&](int stage) { optimizer_.start_reduction(stage); };
+    const MicroBatchResult r =
+        model_.forward_backward(tokens_[i], targets_[i], micro_batch_size_, scale, completed);
     result.lm_loss += scale * r.lm_loss;
     result.aux_loss += scale * r.aux_loss;
     result.z_loss += scale * r.z_loss;

@@ -31,14 +31,16 @@ class ModelState {
   }
 
   void add(const std::string& name, DType dtype, const Shape& global, Replication replication) {
-    Shape local = global;
-    std::int64_t offset = 0;
-    if (replication == Replication::expert) {
-      local[0] = global[0] / ep_size_;
-      offset = local[0] * ep_rank_;
-    }
+    Sharding sharding;
+    if (replication == Replication::expert)
+      sharding.axes[0] = {equal_part({0, global[0]}, ep_rank_, ep_size_)};
+    const Shape local = sharding.local_shape(global);
     memory_.emplace_back(static_cast<std::size_t>(local.numel()) * size_of(dtype));
-    tensors_.push_back({name, Tensor(memory_.back().data(), dtype, local), global, offset, replication});
+    tensors_.push_back({.name = name,
+                        .data = Tensor(memory_.back().data(), dtype, local),
+                        .global_shape = global,
+                        .sharding = sharding,
+                        .replication = replication});
   }
 
   std::vector<CheckpointTensor>& tensors() { return tensors_; }
@@ -64,9 +66,10 @@ class ModelState {
     return static_cast<std::uint8_t*>(tensor.data.raw());
   }
   std::uint8_t expected(const CheckpointTensor& tensor, std::size_t byte) const {
-    const std::size_t row =
-        tensor.data.dim(0) == 0 ? 0 : tensor.data.bytes() / static_cast<std::size_t>(tensor.data.dim(0));
-    const std::uint64_t position = static_cast<std::uint64_t>(tensor.offset) * row + byte;
+    const std::size_t element = size_of(tensor.data.dtype());
+    const std::int64_t index =
+        tensor.sharding.global_index(tensor.global_shape, static_cast<std::int64_t>(byte / element));
+    const std::uint64_t position = static_cast<std::uint64_t>(index) * element + byte % element;
     return static_cast<std::uint8_t>(hash64(&position, sizeof(position), seed_ ^ hash64(tensor.name)));
   }
   template <typename F>

@@ -2,7 +2,7 @@
 //
 //   ROOT/latest               the name of the directory to resume from
 //   ROOT/iter_0000100/
-//     manifest.json           training state; size and checksum of each shard, and which rows it holds
+//     manifest.json           training state; size and checksum of each shard, and what it holds
 //     shard-00000-of-00008.safetensors    what rank 0 of 8 wrote
 //
 // A checkpoint is written under a temporary name, made durable, and renamed; then `latest` is replaced; then
@@ -21,6 +21,7 @@
 #include "comm/mesh.h"
 #include "device/tensor.h"
 #include "model/parameter.h"
+#include "train/checkpoint/boxes.h"
 
 namespace xmoe {
 
@@ -28,14 +29,18 @@ namespace xmoe {
 inline constexpr const char* kFirstMomentSuffix = ".exp_avg";
 inline constexpr const char* kSecondMomentSuffix = ".exp_avg_sq";
 
-// A tensor of the training state as this rank holds it: rows [offset, offset + data.dim(0)) of the global
-// tensor. Names, global shapes and order are the same on all ranks.
+// A tensor of the training state as this rank holds it: elements [begin, begin + data.numel()) of the part
+// that `sharding` gives it of the global tensor. Names, global shapes and order are the same on all ranks; a
+// rank may hold nothing of a tensor.
 struct CheckpointTensor {
   std::string name;
-  Tensor data;  // [rows, ...] in host memory; any dtype
+  Tensor data;  // [n] or the part's shape, in host memory; any dtype
   Shape global_shape;
-  std::int64_t offset = 0;
+  Sharding sharding = {};
+  std::int64_t begin = 0;
   Replication replication = Replication::all;
+  // Whether no other rank holds these elements; otherwise all replicas do.
+  bool exclusive = false;
 };
 
 // Moments of a save at which a run may be killed; tests do.
@@ -73,13 +78,12 @@ struct CheckpointManifest {
   };
   struct Slice {
     std::size_t shard = 0;
-    std::int64_t offset = 0;  // rows of the leading dimension
-    std::int64_t rows = 0;
+    Box box;  // of the global tensor
   };
   struct Entry {
     DType dtype = DType::f32;
     Shape shape;                // of the global tensor
-    std::vector<Slice> slices;  // in order of offset; together all rows, each once
+    std::vector<Slice> slices;  // in order of offset; together all elements, each once
   };
 
   std::filesystem::path directory;
@@ -97,10 +101,10 @@ std::optional<std::filesystem::path> find_checkpoint(const std::filesystem::path
 // Reads and checks the manifest of find_checkpoint(path); Error when there is none. Not collective.
 CheckpointManifest read_manifest(const std::filesystem::path& path);
 
-// Collective. Fills the destinations from whichever shards hold their rows. Every shard's size and checksum
-// is verified, by one rank each, before anything is filled. Missing or unknown tensors, other shapes or
-// dtypes, damaged shards: all ranks throw the same Error (scope every_rank) that lists what is wrong, and no
-// destination is touched.
+// Collective. Fills the destinations from whichever shards hold their elements. Every shard's size and
+// checksum is verified, by one rank each, before anything is filled. Missing or unknown tensors, other shapes
+// or dtypes, damaged shards: all ranks throw the same Error (scope every_rank) that lists what is wrong, and
+// no destination is touched.
 void load_checkpoint(const CheckpointManifest& manifest, std::span<const CheckpointTensor> destinations,
                      Communicator& world);
 

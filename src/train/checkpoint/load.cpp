@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cstring>
 #include <memory>
 #include <set>
 #include <string_view>
@@ -19,9 +18,11 @@ namespace {
 constexpr std::size_t kListed = 20;
 
 struct Copy {
-  std::byte* to;
-  const std::byte* from;
-  std::size_t bytes;
+  void* to_memory;
+  PlacedBox to;
+  const std::byte* from_memory;
+  PlacedBox from;
+  std::size_t element;
 };
 
 // Whether a tensor of the checkpoint may be left where it is: the moments of a parameter that is loaded
@@ -46,7 +47,7 @@ class Load {
   void verify_shard(std::size_t index);
   void plan();
   void fill() const {
-    for (const auto& copy : copies_) std::memcpy(copy.to, copy.from, copy.bytes);
+    for (const auto& c : copies_) copy_box(c.to_memory, c.to, c.from_memory, c.from, c.element);
   }
 
  private:
@@ -57,8 +58,10 @@ class Load {
     if (!shards_[index]) shards_[index] = std::make_unique<SafetensorsFile>(path_of(index));
     return *shards_[index];
   }
-  void plan_slice(const CheckpointTensor& destination, const CheckpointManifest::Entry& entry,
-                  const CheckpointManifest::Slice& slice);
+  void plan_slice(const CheckpointTensor& destination, std::span<const PlacedBox> places,
+                  const CheckpointManifest::Entry& entry, const CheckpointManifest::Slice& slice);
+  std::span<const std::byte> bytes_of(const std::string& name, const CheckpointManifest::Entry& entry,
+                                      const CheckpointManifest::Slice& slice);
 
   const CheckpointManifest& manifest_;
   std::span<const CheckpointTensor> destinations_;
@@ -109,27 +112,34 @@ void Load::verify_shard(std::size_t index) {
 void Load::plan() {
   for (const auto& destination : destinations_) {
     const auto& entry = manifest_.tensors.at(destination.name);
-    for (const auto& slice : entry.slices) plan_slice(destination, entry, slice);
+    const auto places = boxes_of_run(destination.global_shape, destination.sharding, destination.begin,
+                                     destination.begin + destination.data.numel());
+    for (const auto& slice : entry.slices) plan_slice(destination, places, entry, slice);
   }
 }
 
-void Load::plan_slice(const CheckpointTensor& destination, const CheckpointManifest::Entry& entry,
-                      const CheckpointManifest::Slice& slice) {
-  const std::int64_t begin = std::max(slice.offset, destination.offset);
-  const std::int64_t end = std::min(slice.offset + slice.rows, destination.offset + destination.data.dim(0));
-  if (begin >= end) return;
-  const SafetensorsEntry* found = shard(slice.shard).find(destination.name);
-  Shape expected = entry.shape;
-  expected[0] = slice.rows;
-  if (found == nullptr || found->shape != expected || found->dtype != entry.dtype) {
-    fail("{}: rows {} to {} of {} are not in it, though the manifest says so", path_of(slice.shard).string(),
-         slice.offset, slice.offset + slice.rows, destination.name);
+void Load::plan_slice(const CheckpointTensor& destination, std::span<const PlacedBox> places,
+                      const CheckpointManifest::Entry& entry, const CheckpointManifest::Slice& slice) {
+  std::span<const std::byte> bytes;
+  for (const PlacedBox& place : places) {
+    const auto shared = intersection(place.box, slice.box);
+    if (!shared) continue;
+    if (bytes.empty()) bytes = bytes_of(destination.name, entry, slice);
+    copies_.push_back({destination.data.raw(), part_of(place, *shared), bytes.data(),
+                       part_of(dense(slice.box), *shared), size_of(entry.dtype)});
   }
-  const std::size_t row = found->bytes.size() / static_cast<std::size_t>(slice.rows);
-  copies_.push_back({static_cast<std::byte*>(destination.data.raw()) +
-                         static_cast<std::size_t>(begin - destination.offset) * row,
-                     found->bytes.data() + static_cast<std::size_t>(begin - slice.offset) * row,
-                     static_cast<std::size_t>(end - begin) * row});
+}
+
+std::span<const std::byte> Load::bytes_of(const std::string& name, const CheckpointManifest::Entry& entry,
+                                          const CheckpointManifest::Slice& slice) {
+  const SafetensorsFile& file = shard(slice.shard);
+  const std::string box_name = name_of_box(name, slice.box, entry.shape);
+  const SafetensorsEntry* found = file.find(box_name);
+  if (found == nullptr)
+    found = file.find(name);  // version 1 had one slice of a tensor in a shard, by its name
+  if (found == nullptr || found->shape != slice.box.extent || found->dtype != entry.dtype)
+    fail("{}: {} is not in it, though the manifest says so", file.path().string(), box_name);
+  return found->bytes;
 }
 
 std::string join(const std::vector<std::string>& lines) {

@@ -18,7 +18,9 @@ namespace {
 using nlohmann::json;
 
 constexpr const char* kFormat = "xmoe-checkpoint";
-constexpr int kVersion = 1;
+// Version 1 knew slices of whole rows only.
+constexpr int kVersion = 2;
+constexpr int kVersionOfRows = 1;
 constexpr const char* kDirectoryPrefix = "iter_";
 
 std::string hex(std::uint64_t value) { return fmt::format("{:016x}", value); }
@@ -46,32 +48,59 @@ Shape parse_shape(const json& dims) {
   return Shape(sizes);
 }
 
-// Every row of the tensor exactly once, from shards that exist.
+json index_json(const Index& index, int rank) {
+  json list = json::array();
+  for (int axis = 0; axis < rank; ++axis) list.push_back(index[static_cast<std::size_t>(axis)]);
+  return list;
+}
+
+Box parse_box(const json& slice, const Shape& shape, int version) {
+  Box box = whole_box(shape);
+  if (version == kVersionOfRows) {  // [shard, first row, rows]
+    box.offset[0] = slice.at(1).get<std::int64_t>();
+    box.extent[0] = slice.at(2).get<std::int64_t>();
+    return box;
+  }
+  for (int axis = 0; axis < shape.rank(); ++axis) {
+    const auto i = static_cast<std::size_t>(axis);
+    box.offset[i] = slice.at(1).at(i).get<std::int64_t>();
+    box.extent[axis] = slice.at(2).at(i).get<std::int64_t>();
+  }
+  return box;
+}
+
+// Every element of the tensor exactly once, from shards that exist.
 void check_slices(const std::string& name, const CheckpointManifest::Entry& entry, std::size_t shards) {
-  std::int64_t position = 0;
+  std::vector<Box> boxes;
   for (const auto& slice : entry.slices) {
     if (slice.shard >= shards) fail("{}: shard {} of {}", name, slice.shard, shards);
-    if (slice.rows < 0 || slice.offset != position || slice.rows > entry.shape[0] - position) {
-      fail("{}: rows {} to {} of {} follow row {}", name, slice.offset, slice.offset + slice.rows,
-           entry.shape[0], position);
+    for (int axis = 0; axis < entry.shape.rank(); ++axis) {
+      const std::int64_t offset = slice.box.offset[static_cast<std::size_t>(axis)];
+      if (offset < 0 || slice.box.extent[axis] < 0 || offset > entry.shape[axis] ||
+          slice.box.extent[axis] > entry.shape[axis] - offset)
+        fail("{} is no part of {}", name_of_box(name, slice.box, entry.shape), to_string(entry.shape));
     }
-    position += slice.rows;
+    boxes.push_back(slice.box);
   }
-  if (position != entry.shape[0]) fail("{}: rows {} to {} are missing", name, position, entry.shape[0]);
+  const auto found = find_miscovered(entry.shape, boxes);
+  if (!found) return;
+  fail("{}: element {} is {}", name, to_string(found->element, entry.shape.rank()),
+       found->missing ? "missing" : "there several times");
 }
 
 void sort_slices(CheckpointManifest::Entry& entry) {
-  std::sort(entry.slices.begin(), entry.slices.end(), [](const auto& a, const auto& b) {
-    return std::pair(a.offset, a.rows) < std::pair(b.offset, b.rows);
-  });
+  std::sort(entry.slices.begin(), entry.slices.end(),
+            [](const auto& a, const auto& b) { return a.box.offset < b.box.offset; });
 }
 
 CheckpointManifest parse_document(json document) {
   if (!document.is_object() || document.value("format", "") != kFormat) {
     fail("it is not a checkpoint's manifest (its format is not {})", kFormat);
   }
-  if (document.at("version") != kVersion) {
-    fail("it has version {}, this program reads version {}", document.at("version").dump(), kVersion);
+  const json& version = document.at("version");
+  if (version != kVersion && version != kVersionOfRows) {
+    fail("it has version {}, this program reads versions {} and {}", version.dump(), kVersionOfRows,
+         kVersion);
   }
   const auto hash = parse_hex(document.at("xxh3").get<std::string>());
   document.erase("xxh3");
@@ -92,10 +121,9 @@ CheckpointManifest parse_document(json document) {
     if (!parse_safetensors_dtype(tensor.at("dtype").get<std::string>(), entry.dtype))
       fail("{}: unknown dtype", name);
     entry.shape = parse_shape(tensor.at("shape"));
-    for (const auto& slice : tensor.at("slices")) {
+    for (const auto& slice : tensor.at("slices"))
       entry.slices.push_back(
-          {slice.at(0).get<std::size_t>(), slice.at(1).get<std::int64_t>(), slice.at(2).get<std::int64_t>()});
-    }
+          {slice.at(0).get<std::size_t>(), parse_box(slice, entry.shape, version.get<int>())});
     manifest.tensors.emplace(name, std::move(entry));
   }
   return manifest;
@@ -105,18 +133,21 @@ CheckpointManifest parse_document(json document) {
 
 void check_tensor(const CheckpointTensor& tensor) {
   const Shape& global = tensor.global_shape;
-  XMOE_CHECK(tensor.data.defined() && tensor.data.device().is_cpu() && tensor.data.rank() == global.rank(),
-             "{}: a tensor in host memory of shape {} expected, got {}", tensor.name, to_string(global),
-             to_string(tensor.data.shape()));
-  Shape expected = global;
-  expected[0] = tensor.data.dim(0);
-  XMOE_CHECK(
-      tensor.data.shape() == expected && tensor.offset >= 0 && tensor.offset + expected[0] <= global[0],
-      "{}: rows from {} of shape {} are no slice of {}", tensor.name, tensor.offset,
-      to_string(tensor.data.shape()), to_string(global));
-  XMOE_CHECK(tensor.replication == Replication::expert || expected == global,
-             "{}: a dense tensor is whole, {} is not {}", tensor.name, to_string(expected),
-             to_string(global));
+  XMOE_CHECK(tensor.data.defined() && tensor.data.device().is_cpu(), "{}: a tensor in host memory expected",
+             tensor.name);
+  for (int axis = 0; axis < global.rank(); ++axis) {
+    for (const AxisRange& range : tensor.sharding.axes[static_cast<std::size_t>(axis)])
+      XMOE_CHECK(range.begin >= 0 && range.size >= 0 && range.begin + range.size <= global[axis],
+                 "{}: {} elements from {} along axis {} are no part of {}", tensor.name, range.size,
+                 range.begin, axis, to_string(global));
+  }
+  const Shape local = tensor.sharding.local_shape(global);
+  XMOE_CHECK(tensor.begin >= 0 && tensor.begin + tensor.data.numel() <= local.numel(),
+             "{}: {} elements from {} are no part of {}", tensor.name, tensor.data.numel(), tensor.begin,
+             to_string(local));
+  XMOE_CHECK(tensor.exclusive || tensor.data.numel() == local.numel(),
+             "{}: {} of {} elements, and all replicas are said to hold them", tensor.name,
+             tensor.data.numel(), local.numel());
 }
 
 std::string checkpoint_name(std::int64_t iteration) {
@@ -156,8 +187,10 @@ std::string manifest_text(const CheckpointManifest& manifest) {
     document["shards"].push_back({{"file", shard.file}, {"bytes", shard.bytes}, {"xxh3", hex(shard.hash)}});
   }
   for (const auto& [name, entry] : manifest.tensors) {
-    json slices = json::array();  // [shard, first row, rows]
-    for (const auto& slice : entry.slices) slices.push_back({slice.shard, slice.offset, slice.rows});
+    json slices = json::array();  // [shard, offset along each axis, extent along each axis]
+    for (const auto& slice : entry.slices)
+      slices.push_back(json::array(
+          {slice.shard, index_json(slice.box.offset, entry.shape.rank()), shape_json(slice.box.extent)}));
     document["tensors"][name] = {
         {"dtype", safetensors_name(entry.dtype)}, {"shape", shape_json(entry.shape)}, {"slices", slices}};
   }

@@ -154,16 +154,17 @@ std::string header_of(std::span<const SafetensorsItem> items,
   if (!metadata.empty()) header += fmt::format("\"__metadata__\":{}", json(metadata).dump());
   std::set<std::string_view> names;
   std::uint64_t offset = 0;
-  for (const auto& [name, data] : items) {
+  for (const auto& item : items) {
+    const auto& [name, data, place] = item;
     XMOE_CHECK(data.defined() && data.device().is_cpu(), "{}: not a tensor in host memory", name);
     XMOE_CHECK(name != "__metadata__" && names.insert(name).second,
                "the name {} is not allowed or given twice", name);
     if (header.size() > 1) header += ',';
     json shape = json::array();
-    for (int axis = 0; axis < data.rank(); ++axis) shape.push_back(data.dim(axis));
+    for (int axis = 0; axis < item.shape().rank(); ++axis) shape.push_back(item.shape()[axis]);
     header += fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":{},\"data_offsets\":[{},{}]}}", json(name).dump(),
-                          safetensors_name(data.dtype()), shape.dump(), offset, offset + data.bytes());
-    offset += data.bytes();
+                          safetensors_name(data.dtype()), shape.dump(), offset, offset + item.bytes());
+    offset += item.bytes();
   }
   header += '}';
   while (header.size() % kHeaderAlignment != 0) header += ' ';
@@ -266,9 +267,14 @@ WrittenFile write_safetensors(const std::filesystem::path& path, std::span<const
   put(header.data(), header.size());
   for (const auto& item : items) {
     const auto* data = static_cast<const std::byte*>(item.data.raw());
-    for (std::size_t done = 0; done < item.data.bytes(); done += kPieceBytes) {
-      put(data + done, std::min(kPieceBytes, item.data.bytes() - done));
-    }
+    const std::size_t element = size_of(item.data.dtype());
+    for_each_stretch(item.place, dense(item.place.box),
+                     [&](std::int64_t begin, std::int64_t, std::int64_t n) {
+                       const std::byte* stretch = data + static_cast<std::size_t>(begin) * element;
+                       const std::size_t bytes = static_cast<std::size_t>(n) * element;
+                       for (std::size_t done = 0; done < bytes; done += kPieceBytes)
+                         put(stretch + done, std::min(kPieceBytes, bytes - done));
+                     });
   }
   writer.close(/*sync=*/true);
   return {writer.written(), hash.digest()};

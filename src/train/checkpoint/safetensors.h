@@ -9,11 +9,13 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/file.h"
 #include "device/arena.h"
 #include "device/tensor.h"
+#include "train/checkpoint/boxes.h"
 
 namespace xmoe {
 
@@ -42,8 +44,18 @@ class SafetensorsFile {
 };
 
 struct SafetensorsItem {
+  SafetensorsItem(std::string item_name, const Tensor& whole)
+      : name(std::move(item_name)), data(whole), place(dense(whole_box(whole.shape()))) {}
+  // Only the part of the tensor's memory that `item_place` is.
+  SafetensorsItem(std::string item_name, const Tensor& memory, const PlacedBox& item_place)
+      : name(std::move(item_name)), data(memory), place(item_place) {}
+
+  const Shape& shape() const { return place.box.extent; }
+  std::size_t bytes() const { return static_cast<std::size_t>(shape().numel()) * size_of(data.dtype()); }
+
   std::string name;
   Tensor data;
+  PlacedBox place;
 };
 
 struct WrittenFile {

@@ -1,6 +1,7 @@
 #include <fcntl.h>
 
 #include <algorithm>
+#include <array>
 #include <csignal>
 #include <cstdio>  // renameat2
 #include <numeric>
@@ -36,27 +37,28 @@ class IgnoreFileSizeSignal {
   struct sigaction before_ {};
 };
 
-// Which tensors this rank writes. Dense ones exist on every rank and go, the largest first, to the rank with
-// the least to write; the replicas of an expert shard take turns.
+// Which tensors this rank writes: of those that no other rank holds its own part; of the others, each exists
+// on all ranks of a group and goes, the largest first, to the one with the least to write of that group's.
 std::vector<std::size_t> tensors_to_write(std::span<const CheckpointTensor> tensors, const Mesh& mesh) {
   std::vector<std::size_t> mine;
-  std::vector<std::size_t> dense;
-  int expert_index = 0;
-  // An expert tensor weighs alike on all ranks in the long run: only dense ones are balanced.
+  std::array<std::vector<std::size_t>, kReplications> shared;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
-    if (tensors[i].replication == Replication::all) {
-      dense.push_back(i);
-    } else if (expert_index++ % mesh.edp().size() == mesh.edp().rank()) {
+    if (tensors[i].exclusive) {
       mine.push_back(i);
+    } else {
+      shared[static_cast<std::size_t>(tensors[i].replication)].push_back(i);
     }
   }
-  std::stable_sort(dense.begin(), dense.end(),
-                   [&](auto a, auto b) { return tensors[a].data.bytes() > tensors[b].data.bytes(); });
-  std::vector<std::size_t> load(static_cast<std::size_t>(mesh.world().size()), 0);
-  for (const auto i : dense) {
-    const auto lightest = std::min_element(load.begin(), load.end());
-    *lightest += tensors[i].data.bytes();
-    if (lightest - load.begin() == mesh.world().rank()) mine.push_back(i);
+  for (std::size_t r = 0; r < shared.size(); ++r) {
+    std::stable_sort(shared[r].begin(), shared[r].end(),
+                     [&](auto a, auto b) { return tensors[a].data.bytes() > tensors[b].data.bytes(); });
+    const Communicator& group = replicas(mesh, static_cast<Replication>(r));
+    std::vector<std::size_t> load(static_cast<std::size_t>(group.size()), 0);
+    for (const auto i : shared[r]) {
+      const auto lightest = std::min_element(load.begin(), load.end());
+      *lightest += tensors[i].data.bytes();
+      if (lightest - load.begin() == group.rank()) mine.push_back(i);
+    }
   }
   std::sort(mine.begin(), mine.end());
   return mine;
@@ -171,10 +173,15 @@ CheckpointManifest Save::write_shard(std::span<const CheckpointTensor> tensors,
   std::vector<SafetensorsItem> items;
   for (const auto i : mine) {
     const auto& tensor = tensors[i];
-    items.push_back({tensor.name, tensor.data});
-    part.tensors.emplace(
-        tensor.name, CheckpointManifest::Entry{
-                         tensor.data.dtype(), tensor.global_shape, {{0, tensor.offset, tensor.data.dim(0)}}});
+    auto& entry =
+        part.tensors
+            .try_emplace(tensor.name, CheckpointManifest::Entry{tensor.data.dtype(), tensor.global_shape, {}})
+            .first->second;
+    for (const auto& placed : boxes_of_run(tensor.global_shape, tensor.sharding, tensor.begin,
+                                           tensor.begin + tensor.data.numel())) {
+      items.push_back({name_of_box(tensor.name, placed.box, tensor.global_shape), tensor.data, placed});
+      entry.slices.push_back({0, placed.box});
+    }
   }
   const std::string file = fmt::format("shard-{:05d}-of-{:05d}.safetensors", world_.rank(), world_.size());
   const WrittenFile written = write_safetensors(temporary_ / file, items, {{"format", "xmoe"}});

@@ -1,0 +1,241 @@
+// The optimizer on layouts of several parallel dimensions: sums, norm, updates and memory with ZeRO and
+// without; and trainings with either, also when a checkpoint moves them to another layout.
+#include "train/optimizer.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+
+#include "base/rng.h"
+#include "distributed/support.h"
+#include "model/transformer.h"
+#include "support/sharded_parameters.h"
+#include "train/checkpointing.h"
+#include "train/training_step.h"
+
+namespace xmoe {
+namespace {
+
+using distributed::SharedDirectory;
+using distributed::world;
+using test::Layout;
+using test::ShardedParameters;
+
+// Gradients of a step are sums over ranks of small integers over 16: exact, in whatever order they are taken,
+// so that layouts can be compared to the bit. This is the sum.
+float gradient(const std::string& name, std::int64_t index, int step) {
+  const Rng rng(static_cast<std::uint64_t>(step), name);
+  return static_cast<float>(rng.below(static_cast<std::uint64_t>(index), 65)) / 16.0F - 2.0F;
+}
+
+struct Result {
+  std::vector<double> norms;
+  std::vector<float> values;  // of this rank, of all parameters in order
+};
+
+Result update(Communicator& ranks, const Layout& layout, DType dtype, int steps) {
+  Mesh mesh(ranks, layout.parallel);
+  ShardedParameters parameters(mesh, dtype);
+  OptimizerConfig config;
+  config.weight_decay = 0.1;
+  Optimizer optimizer(config, parameters.set, mesh, layout.zero_stage, /*bucket_elements=*/100);
+  Arena workspace({}, MemoryTag::workspace);
+  Result result;
+  for (int step = 0; step < steps; ++step) {
+    for (const auto& p : parameters.set.all()) {
+      if (!p.trainable) continue;
+      const Communicator& group = replicas(mesh, p.replication);
+      for (std::int64_t i = 0; i < p.grad.numel(); ++i) {
+        const float whole = gradient(p.name, p.sharding.global_index(p.global_shape, i), step);
+        // The last replica makes up for the others.
+        const auto others = static_cast<float>(group.size() - 1);
+        p.grad.data<float>()[i] = group.rank() + 1 < group.size() ? 0.25F : whole - 0.25F * others;
+      }
+    }
+    for (int stage = 3; stage > 0; --stage) optimizer.start_reduction(stage);  // 0 is left to the end
+    optimizer.reduce_gradients();
+    const double norm = optimizer.gradient_norm({workspace});
+    optimizer.step({workspace}, 1e-2, norm);
+    result.norms.push_back(norm);
+  }
+  EXPECT_EQ(optimizer.steps(), steps);
+  for (const auto& p : parameters.set.all())
+    for (std::int64_t i = 0; i < p.value.numel(); ++i)
+      with_float(p.value.dtype(),
+                 [&]<typename T>(T) { result.values.push_back(static_cast<float>(p.value.data<T>()[i])); });
+  return result;
+}
+
+// The parameters of one rank that holds all, at the places of this rank's parts.
+std::vector<float> parts_of(const std::vector<float>& whole, const Layout& layout, DType dtype) {
+  const Mesh mesh(world(), layout.parallel);
+  const ShardedParameters parameters(mesh, dtype);
+  std::vector<float> parts;
+  std::int64_t begin = 0;
+  for (const auto& p : parameters.set.all()) {
+    for (std::int64_t i = 0; i < p.value.numel(); ++i)
+      parts.push_back(whole[static_cast<std::size_t>(begin + p.sharding.global_index(p.global_shape, i))]);
+    begin += p.global_shape.numel();
+  }
+  return parts;
+}
+
+TEST(Optimizer, EveryLayoutUpdatesAsOneRank) {
+  constexpr int kSteps = 3;
+  const auto alone = make_self_communicator();
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const Result one = update(*alone, {}, dtype, kSteps);
+    double squares = 0.0;
+    {
+      const Mesh mesh(*alone, 1);
+      const ShardedParameters parameters(mesh, dtype);
+      for (const auto& p : parameters.set.all())
+        for (std::int64_t i = 0; p.trainable && i < p.value.numel(); ++i)
+          squares += std::pow(static_cast<double>(gradient(p.name, i, 0)), 2);
+    }
+    EXPECT_NEAR(one.norms[0], std::sqrt(squares), 1e-9 * one.norms[0]);
+    EXPECT_GT(one.norms[0], OptimizerConfig{}.clip_grad) << "nothing is clipped: the norm would not matter";
+    for (const Layout& layout : test::all_layouts(world().size(), 4)) {
+      SCOPED_TRACE(to_string(layout));
+      const Result many = update(world(), layout, dtype, kSteps);
+      // Squares of these gradients are exact in double, and so are their sums.
+      EXPECT_EQ(many.norms, one.norms);
+      EXPECT_EQ(many.values, parts_of(one.values, layout, dtype));
+    }
+  }
+}
+
+TEST(Optimizer, StateIsTheTotalOverTheReplicas) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const Layout& layout : test::all_layouts(world().size(), 4)) {
+      SCOPED_TRACE(to_string(layout));
+      Mesh mesh(world(), layout.parallel);
+      ShardedParameters parameters(mesh, dtype);
+      const Optimizer optimizer({}, parameters.set, mesh, layout.zero_stage, /*bucket_elements=*/100);
+      // Buffers are f32 and their own masters.
+      std::size_t expected = 0;
+      for (const auto& g : parameters.set.groups()) {
+        const std::int64_t parts = layout.zero_stage == 1 ? replicas(mesh, g.replication).size() : 1;
+        ASSERT_EQ(g.values.numel() % parts, 0);
+        constexpr std::size_t kLine = 64;  // the arena's alignment
+        const std::size_t bytes = static_cast<std::size_t>(g.values.numel() / parts) * sizeof(float);
+        expected += (g.dtype == DType::f32 ? 2 : 3) * ((bytes + kLine - 1) / kLine * kLine);
+      }
+      EXPECT_EQ(optimizer.arena().in_use(), expected);
+    }
+  }
+}
+
+constexpr std::int64_t kSequences = 8;  // of the global batch
+
+ModelConfig small_model() {
+  ModelConfig c;
+  c.layers = 2;
+  c.hidden = 32;
+  c.ffn_hidden = 48;
+  c.heads = 4;
+  c.kv_heads = 2;
+  c.vocabulary = 64;
+  c.seq_length = 12;
+  c.first_k_dense = 1;
+  c.moe.router.experts = 8;
+  c.moe.router.top_k = 3;
+  c.moe.router.aux_loss_coeff = 1e-2;
+  c.moe.router.expert_bias = true;
+  c.moe.router.score_function = ScoreFunction::sigmoid;
+  c.moe.ffn_hidden = 16;
+  c.moe.activation = Activation::swiglu;
+  c.resolve();
+  return c;
+}
+
+void fill_batch(std::int64_t step, std::int64_t first_sequence, const Tensor& tokens, const Tensor& targets) {
+  const std::int64_t seq = small_model().seq_length;
+  const Rng rng(11, "tokens");
+  for (std::int64_t s = 0; s < tokens.numel() / seq; ++s) {
+    const auto counter = static_cast<std::uint64_t>(step * kSequences + first_sequence + s);
+    auto value = static_cast<std::int64_t>(rng.below(counter, 64));
+    for (std::int64_t i = 0; i < seq; ++i) {
+      tokens.data<std::int32_t>()[s * seq + i] = static_cast<std::int32_t>(value);
+      value = (value * 5 + 3) % 64;
+      targets.data<std::int32_t>()[s * seq + i] = static_cast<std::int32_t>(value);
+    }
+  }
+}
+
+struct Training {
+  Training(int expert_parallel, std::int64_t zero_stage, DType dtype = DType::f32)
+      : mesh(world(), expert_parallel),
+        model(small_model(), dtype, mesh, 5, true),
+        optimizer({}, model.parameters(), mesh, zero_stage, /*bucket_elements=*/3000),
+        step(model, optimizer, mesh, kSequences / world().size()) {}
+
+  // Losses, then norms of iterations [first, last).
+  std::vector<double> run(int first, int last) {
+    const std::int64_t micro = kSequences / world().size();
+    std::vector<double> results;
+    for (int i = first; i < last; ++i) {
+      const StepResult r = step.run(1, 3e-3, [&](std::int64_t, const Tensor& tokens, const Tensor& targets) {
+        fill_batch(i, world().rank() * micro, tokens, targets);
+      });
+      EXPECT_FALSE(r.skipped);
+      results.push_back(r.lm_loss);
+      results.push_back(r.gradient_norm);
+    }
+    return results;
+  }
+
+  Mesh mesh;
+  Transformer model;
+  Optimizer optimizer;
+  TrainingStep step;
+};
+
+std::vector<int> expert_parallel_sizes() {
+  std::vector<int> sizes;
+  for (int ep = 1; ep <= world().size(); ep *= 2) sizes.push_back(ep);
+  return sizes;
+}
+
+TEST(Optimizer, ZeroTrainsWithTheSameBits) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const int ep : expert_parallel_sizes()) {
+      const auto without = Training(ep, 0, dtype).run(0, 10);
+      EXPECT_EQ(Training(ep, 1, dtype).run(0, 10), without) << "ep " << ep << ' ' << name_of(dtype);
+      EXPECT_LT(without[18], 0.95 * without[0]) << "nothing was learnt: the comparison would prove little";
+    }
+  }
+}
+
+TEST(Optimizer, ATrainingContinuesOnEveryOtherLayout) {
+  constexpr double kTolerance = 1e-5;  // of sums in another order
+  for (const int ep : expert_parallel_sizes()) {
+    for (const std::int64_t zero : {0, 1}) {
+      const SharedDirectory root;
+      Training first(ep, zero);
+      first.run(0, 5);
+      save_checkpoint(root.path(), 5, training_tensors(first.optimizer), "{}", first.mesh, {});
+      const auto expected = first.run(5, 10);
+      for (const int other_ep : expert_parallel_sizes()) {
+        for (const std::int64_t other_zero : {0, 1}) {
+          Training second(other_ep, other_zero);
+          load_training(read_manifest(root.path()), second.optimizer, second.model.context(),
+                        /*moments=*/true, world());
+          second.optimizer.set_steps(first.optimizer.steps() - 5);
+          const auto found = second.run(5, 10);
+          for (std::size_t i = 0; i < found.size(); ++i)
+            EXPECT_NEAR(found[i], expected[i], kTolerance * expected[i])
+                << "ep " << ep << " ZeRO " << zero << " to ep " << other_ep << " ZeRO " << other_zero;
+          if (other_ep == ep) {
+            EXPECT_EQ(found, expected) << "ZeRO " << zero << " to " << other_zero;
+          }
+        }
+      }
+      world().barrier();
+    }
+  }
+}
+
+}  // namespace
+}  // namespace xmoe
