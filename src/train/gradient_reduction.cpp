@@ -6,6 +6,14 @@
 
 namespace xmoe {
 
+namespace {
+
+// Sums under way at once. Each takes as much memory as its bucket: with two, one is on the wire while
+// backward completes the next.
+constexpr std::size_t kInFlight = 2;
+
+}  // namespace
+
 std::vector<Bucket> plan_buckets(const ParameterSet& parameters, const Mesh& mesh, std::int64_t elements) {
   std::vector<Bucket> buckets;
   const auto groups = parameters.groups();
@@ -50,6 +58,7 @@ void GradientReduction::start(int stage) {
   XMOE_CHECK(started_ > 0 || transfers_.empty(), "sums are started before earlier transfers have ended");
   const profile::Scope scope(profile::Activity::reduction);
   for (; started_ < buckets_.size() && buckets_[started_].stage >= stage; ++started_) {
+    if (started_ >= kInFlight) transfers_[started_ - kInFlight]->wait();
     const Bucket& bucket = buckets_[started_];
     const Tensor& gradients = parameters_.groups()[bucket.group].gradients;
     transfers_.push_back(
