@@ -11,12 +11,6 @@ namespace xmoe {
 
 namespace {
 
-std::string host_name() {
-  std::array<char, 256> name{};
-  ::gethostname(name.data(), name.size() - 1);
-  return name.data();
-}
-
 // For each rank the least rank that it shares memory with.
 std::vector<std::int64_t> first_of_memory(Communicator& world) {
   std::int64_t first = world.split_by_memory("node")->all_reduce(std::int64_t{world.rank()}, ReduceOp::min);
@@ -26,6 +20,12 @@ std::vector<std::int64_t> first_of_memory(Communicator& world) {
 }
 
 }  // namespace
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  ::gethostname(name.data(), name.size() - 1);
+  return name.data();
+}
 
 std::vector<int> Topology::ranks_of(int node) const {
   std::vector<int> ranks;

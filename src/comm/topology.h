@@ -17,6 +17,8 @@ struct Topology {
   std::vector<int> ranks_of(int node) const;
 };
 
+std::string host_name();  // of this process
+
 // Collective. Ranks that share memory make up a node; with ranks_per_node > 0 each run of so many consecutive
 // ranks does (the last may be shorter). Tells `world` (set_nodes), from which groups inherit it. Throws Error
 // on all ranks alike when ranks_per_node is negative.

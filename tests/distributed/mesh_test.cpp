@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "comm/link_rates.h"
 #include "comm/topology.h"
 #include "distributed/support.h"
 
@@ -92,6 +93,23 @@ TEST(DetectTopology, TakesSoManyRanksPerNode) {
   }
   world().set_nodes({});
   EXPECT_THROW(detect_topology(world(), -1), Error);
+}
+
+// Which links there are; how fast they are is the machine's affair.
+TEST(MeasureLinks, FindsTheLinksThatTheNodesHave) {
+  const int size = world().size();
+  const auto group = world().split(0, world().rank(), "links");
+  for (const int per_node : {1, 3, 100}) {
+    std::vector<int> nodes;
+    for (int r = 0; r < size; ++r) nodes.push_back(r / per_node);
+    group->set_nodes(nodes);
+    const LinkRates rates = measure_links(*group);
+    EXPECT_EQ(rates.within_node > 0, size > 1 && per_node > 1);
+    EXPECT_EQ(rates.between_nodes > 0, size > per_node);
+    // Decisions are built on it: all ranks must take the same.
+    EXPECT_EQ(group->all_reduce(rates.within_node, ReduceOp::max), rates.within_node);
+    EXPECT_EQ(group->all_reduce(rates.between_nodes, ReduceOp::max), rates.between_nodes);
+  }
 }
 
 }  // namespace
