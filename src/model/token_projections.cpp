@@ -58,8 +58,8 @@ VocabularySlice TokenProjections::slice(const Context& ctx) const {
           }};
 }
 
-void TokenProjections::losses(const Context& ctx, const Tensor& x, const Tensor& targets, const Tensor& losses,
-                        float grad_scale, const Tensor& dx) const {
+void TokenProjections::losses(const Context& ctx, const Tensor& x, const Tensor& targets,
+                              const Tensor& losses, float grad_scale, const Tensor& dx) const {
   const profile::Scope activity(profile::Activity::loss);
   const ArenaScope scope(ctx.workspace);
   const bool gradients = dx.defined();

@@ -1,4 +1,5 @@
 // Generation: one position at a time against cached keys and values.
+#include "base/profile.h"
 #include "model/transformer.h"
 #include "ops/elementwise/elementwise.h"
 #include "ops/norm/norm.h"
@@ -28,6 +29,7 @@ void Transformer::decode(const Tensor& tokens, KeyValueCache& cache, const Tenso
   const Tensor stats = workspace_.tensor(DType::f32, {batch, 2});
   projections_->embed_whole(ctx, tokens, x);
   for (std::size_t l = 0; l < layers_.size(); ++l) {
+    const profile::LayerScope layer_scope(static_cast<std::int64_t>(l));
     const Layer& layer = layers_[l];
     norm_forward(ctx, config_.norm, epsilon, x, layer.attention_norm.value, layer.attention_norm_bias.value,
                  normed, stats);

@@ -119,6 +119,60 @@ TEST_F(TransformerTest, EveryGradientAgreesWithFiniteDifferences) {
   }
 }
 
+// What is computed again comes out bit for bit, and is not kept.
+TEST_F(TransformerTest, RecomputationChangesNoBit) {
+  struct Outcome {
+    MicroBatchResult result;
+    std::vector<std::vector<float>> gradients;
+    std::size_t saved = 0;
+    std::size_t moe_saved = 0;
+  };
+  const auto run = [&](const RecomputeConfig& recompute) {
+    ModelConfig c = small_model();
+    c.recompute = recompute;
+    Transformer model(c, DType::f32, mesh, 3, true);
+    fill_batch(c, 2, 8);
+    Outcome o;
+    o.result = model.forward_backward(tokens, targets, 2, 1.0);
+    for (const auto& p : model.parameters().all())
+      o.gradients.emplace_back(p.grad.data<float>(), p.grad.data<float>() + p.grad.numel());
+    o.saved = model.high_water(MemoryTag::saved);
+    o.moe_saved = model.moe_saved_bytes(2);
+    return o;
+  };
+  const Outcome kept = run({});
+  for (const RecomputeConfig& recompute :
+       {RecomputeConfig{.attention = true}, RecomputeConfig{.mlp = true}, RecomputeConfig{.moe = true},
+        RecomputeConfig{.layer = true},
+        RecomputeConfig{.attention = true, .mlp = true, .moe = true, .layer = true}}) {
+    SCOPED_TRACE(fmt::format("attention {} mlp {} moe {} layer {}", recompute.attention, recompute.mlp,
+                             recompute.moe, recompute.layer));
+    const Outcome again = run(recompute);
+    EXPECT_EQ(again.result.lm_loss, kept.result.lm_loss);
+    EXPECT_EQ(again.result.aux_loss, kept.result.aux_loss);
+    EXPECT_EQ(again.result.z_loss, kept.result.z_loss);
+    EXPECT_EQ(again.gradients, kept.gradients);
+    EXPECT_LT(again.saved, kept.saved);
+    if (recompute.mlp || recompute.moe || recompute.layer) {
+      EXPECT_LT(again.moe_saved, kept.moe_saved);
+    }
+  }
+}
+
+// Full recomputation keeps the residual stream at the layers' boundaries, and the routing.
+TEST_F(TransformerTest, FullRecomputationKeepsStreamsAndRouting) {
+  ModelConfig c = small_model();
+  c.recompute.layer = true;
+  Transformer model(c, DType::f32, mesh, 3, true);
+  fill_batch(c, 2, 8);
+  model.forward_backward(tokens, targets, 2, 1.0);
+  const std::size_t rows = 2 * static_cast<std::size_t>(c.seq_length);
+  std::size_t bytes = static_cast<std::size_t>(c.layers + 1) * rows * 24 * sizeof(float);
+  for (const std::int64_t l : {1, 2}) bytes += model.moe_saved_bytes(l);
+  EXPECT_GE(model.high_water(MemoryTag::saved), bytes);
+  EXPECT_LT(model.high_water(MemoryTag::saved), bytes + 30 * 64) << "but for rounding to cache lines";
+}
+
 TEST_F(TransformerTest, DecodingEqualsTheForwardOfTheWholeSequence) {
   ModelConfig config = small_model();
   config.moe.capacity_factor = 0.25;  // would drop something in the whole sequence, nothing in a position

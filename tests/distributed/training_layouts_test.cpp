@@ -226,11 +226,14 @@ TEST(TrainingLayouts, EqualOneRankInBf16) {
 }
 
 TEST(TrainingLayouts, ChunksAndRecomputationChangeNothing) {
+  const SimulatedNodes nodes;
   std::vector<LayoutCase> cases;
   for (LayoutCase c : largest_layouts()) {
     c.chunks = 3;
     cases.push_back(c);
     c.recompute.layer = true;
+    cases.push_back(c);
+    c.dispatcher = DispatcherKind::rbd;
     cases.push_back(c);
   }
   expect_one_ranks_course(small_model(), cases);

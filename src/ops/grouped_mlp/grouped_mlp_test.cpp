@@ -48,6 +48,22 @@ TEST(GroupedMlp, ManyBlocksOfRows) {
                                    "many_blocks")));
 }
 
+// Recomputation wants nothing else.
+TEST(GroupedMlp, PreactivationsAloneAreTheSameBits) {
+  const GroupedMlpSizes s{
+      .tokens = 40, .hidden = 10, .ffn = 21, .per_expert = {40}, .in_order = true, .weighted = false};
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const OpCase op = grouped_mlp_case(s, "preactivations");
+    OpRun run(op, dtype);
+    run.forward();
+    Arena arena({}, MemoryTag::workspace);
+    const Tensor h = arena.zeros(dtype, run.out[1].shape());
+    grouped_mlp_forward(run.context(), s.activation, {s.per_expert, {}, {}, {}}, {run.in[0], {}}, run.in[1],
+                        run.in[2], h, {});
+    EXPECT_OK(compare_bits(h, run.out[1], "h"));
+  }
+}
+
 TEST(GroupedMlp, NoRows) {
   EXPECT_OK(check(grouped_mlp_case({.tokens = 3, .hidden = 8, .ffn = 8, .per_expert = {0, 0}}, "no_rows")));
   EXPECT_OK(check(grouped_mlp_case(
