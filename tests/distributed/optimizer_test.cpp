@@ -4,8 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
-#include <filesystem>
+#include <limits>
 
 #include "base/rng.h"
 #include "distributed/support.h"
@@ -106,6 +107,24 @@ TEST(Optimizer, EveryLayoutUpdatesAsOneRank) {
   }
 }
 
+TEST(Optimizer, WhatIsNotFiniteOnOneRankIsSeenByAll) {
+  for (const Layout& layout : test::all_layouts(world().size(), 4)) {
+    Mesh mesh(world(), layout.parallel);
+    ShardedParameters parameters(mesh, DType::f32);
+    Optimizer optimizer({}, parameters.set, mesh, layout.zero_stage, /*bucket_elements=*/100);
+    Arena workspace({}, MemoryTag::workspace);
+    for (const auto& p : parameters.set.all()) {
+      if (!p.trainable) continue;
+      for (const auto& g : parameters.set.groups())
+        std::fill_n(g.gradients.data<float>(), g.gradients.numel(), 0.0F);
+      if (world().rank() == world().size() - 1)
+        p.grad.data<float>()[p.grad.numel() - 1] = std::numeric_limits<float>::infinity();
+      optimizer.reduce_gradients();
+      EXPECT_FALSE(std::isfinite(optimizer.gradient_norm({workspace}))) << to_string(layout) << ' ' << p.name;
+    }
+  }
+}
+
 TEST(Optimizer, StateIsTheTotalOverTheReplicas) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     for (const Layout& layout : test::all_layouts(world().size(), 4)) {
@@ -165,10 +184,11 @@ void fill_batch(std::int64_t step, std::int64_t first_sequence, const Tensor& to
 }
 
 struct Training {
-  Training(int expert_parallel, std::int64_t zero_stage, DType dtype = DType::f32)
+  Training(int expert_parallel, std::int64_t zero_stage, DType dtype = DType::f32,
+           std::int64_t bucket_elements = 3000)
       : mesh(world(), expert_parallel),
         model(small_model(), dtype, mesh, 5, true),
-        optimizer({}, model.parameters(), mesh, zero_stage, /*bucket_elements=*/3000),
+        optimizer({}, model.parameters(), mesh, zero_stage, bucket_elements),
         step(model, optimizer, mesh, kSequences / world().size()) {}
 
   // Losses, then norms of iterations [first, last).
@@ -205,6 +225,17 @@ TEST(Optimizer, ZeroTrainsWithTheSameBits) {
       EXPECT_EQ(Training(ep, 1, dtype).run(0, 10), without) << "ep " << ep << ' ' << name_of(dtype);
       EXPECT_LT(without[18], 0.95 * without[0]) << "nothing was learnt: the comparison would prove little";
     }
+  }
+}
+
+// Buckets that are summed as soon as their stages are complete hold what one sum at the end would.
+TEST(Optimizer, SumsDuringBackwardAreThoseOfItsEnd) {
+  const int ep = world().size() > 1 ? 2 : 1;
+  const auto at_the_end = Training(ep, 0, DType::f32, kBucketElements).run(0, 10);
+  for (const std::int64_t zero_stage : {0, 1}) {
+    const auto found = Training(ep, zero_stage, DType::f32, 1).run(0, 10);
+    // The same sums, but for those of the norm, which are in double.
+    for (std::size_t i = 0; i < found.size(); ++i) EXPECT_NEAR(found[i], at_the_end[i], 1e-7 * at_the_end[i]);
   }
 }
 

@@ -25,9 +25,9 @@ class ShardedParameters {
       add(prefix + "out", {5, 12}, over_tensor(1, {12}), Replication::tensor, stage);
       router(prefix + "router", stage);
       // Gate rows, then up rows.
-      add(prefix + "experts.w1", {8, 12, 3}, over_experts(ted ? over_tensor(1, {6, 6}) : Sharding{}),
+      add(prefix + "experts.w1", {8, 24, 3}, over_experts(ted ? over_tensor(1, {12, 12}) : Sharding{}),
           Replication::expert, stage);
-      add(prefix + "experts.w2", {8, 3, 6}, over_experts(ted ? over_tensor(2, {6}) : Sharding{}),
+      add(prefix + "experts.w2", {8, 3, 12}, over_experts(ted ? over_tensor(2, {12}) : Sharding{}),
           Replication::expert, stage);
     }
     add("final_norm", {7}, {}, Replication::all, 3);
