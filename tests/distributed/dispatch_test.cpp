@@ -370,8 +370,11 @@ TEST_P(Dispatch, RbdSendsEachRowOnce) {
   }
   before = sent(ep);
   std::int64_t before_within = sent(node);
+  const std::int64_t between_before = ep.traffic().bytes_between_nodes;
   batch.x_rows = rbd->dispatch(ctx, batch.saved, batch.plan, batch.x);
   EXPECT_EQ(sent(ep) - before, crossing * row + crossing_entries * 8);
+  EXPECT_EQ(ep.traffic().bytes_between_nodes - between_before, sent(ep) - before);
+  EXPECT_EQ(node.traffic().bytes_between_nodes, 0);
   const auto total = [&](std::int64_t value) { return ep.all_reduce(value, ReduceOp::sum); };
   std::int64_t within_entries = 0;
   for (const auto* leg : {&batch.plan.relay.own, &batch.plan.relay.relayed})
