@@ -25,16 +25,6 @@ bool recording = false;
 Clock::time_point origin;  // of the events
 Events kept;
 
-// What goes on belongs to the layer that it went on in.
-void enter_layer(std::int64_t index) {
-  if (on && !stack.empty()) {
-    const auto now = Clock::now();
-    count(stack.back(), now);
-    stack.back().since = now;
-  }
-  layer.store(index, std::memory_order_relaxed);
-}
-
 std::int64_t since_origin(Clock::time_point time) {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(time - origin).count();
 }
@@ -56,6 +46,16 @@ void count(const Open& open, Clock::time_point until) {
   if (totals.size() <= row) totals.resize(row + 1, Seconds{});
   totals[row][static_cast<std::size_t>(open.activity)] +=
       std::chrono::duration<double>(until - open.since).count();
+}
+
+// What goes on belongs to the layer that it went on in.
+void enter_layer(std::int64_t index) {
+  if (on && !stack.empty()) {
+    const auto now = Clock::now();
+    count(stack.back(), now);
+    stack.back().since = now;
+  }
+  layer.store(index, std::memory_order_relaxed);
 }
 
 }  // namespace

@@ -106,14 +106,14 @@ TEST_F(FlagOptionsTest, LaterFilesAndTheCommandLineWin) {
 TEST_F(FlagOptionsTest, ListsEveryMistake) {
   const std::string a = file("a.toml", "hiden-size = 32\n");
   const Result result = parse({"--num-layer", "4", "stray", "--lr", "fast", "--config", a,
-                               "--tensor-model-parallel-size", "2", "--use-rbdd=1", "--seq-length", "-5"});
+                               "--pipeline-model-parallel-size", "2", "--use-rbdd=1", "--seq-length", "-5"});
   EXPECT_EQ(
       result.problems,
       (Texts{
           "hiden-size: is not known: did you mean --hidden-size? (" + a + ")",
           "seq-length: -5 is out of range: expected at least 1",
           "lr: 'fast' is not a number",
-          "tensor-model-parallel-size: '2' is not possible (not built yet): use 1 or leave the flag out",
+          "pipeline-model-parallel-size: '2' is not possible (not built yet): use 1 or leave the flag out",
           "num-layer: is not known: did you mean --num-layers?",
           "use-rbdd: is not known: did you mean --use-rbd?",
       }));

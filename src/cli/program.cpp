@@ -19,6 +19,7 @@
 #include "cli/same_command.h"
 #include "cli/tokenizer_command.h"
 #include "comm/communicator.h"
+#include "comm/same_program.h"
 #include "train/flag_table.h"
 #include "train/together.h"
 
@@ -83,6 +84,7 @@ int parse_and_run(int argc, char** argv, Communicator& world) {
   add_data_command(app, exit_code);
   try {
     if (argc == 1) fail_everywhere("no command is given; see `xmoe --help`");
+    expect_same_program(world);
     expect_same_command(world, {argv + 1, argv + argc});
     check_command(app, command_of(argc, argv));
     app.parse(argc, argv);

@@ -4,8 +4,8 @@
 #include "cli/commands.h"
 #include "cli/config_report.h"
 #include "cli/flag_options.h"
+#include "comm/topology.h"
 #include "train/flags.h"
-#include "train/start_up.h"
 #include "train/together.h"
 #include "train/trainer.h"
 #include "train/vocabulary.h"
@@ -38,8 +38,8 @@ struct TrainCommand {
   void show_mesh(Communicator& world) const {
     std::vector<Problem> problems = layout_problems(config.parallel.layout, world.size());
     fail_if_any(options.table().problems_with(problems));
-    const ParallelRun run(world, config.parallel.layout, config.parallel.ranks_per_node);
-    const std::string text = describe(run.mesh, run.topology);
+    const Topology topology = detect_topology(world, static_cast<int>(config.parallel.ranks_per_node));
+    const std::string text = describe(config.parallel.layout, topology);
     if (world.rank() == 0) std::fputs(text.c_str(), stdout);
   }
 

@@ -66,6 +66,9 @@ TEST_F(ConfigTest, FindsWhatDoesNotDivide) {
   EXPECT_EQ(flags(3), (Flags{"expert-model-parallel-size", "global-batch-size"}));
   config_.parallel.layout.expert = 3;
   EXPECT_EQ(flags(3), (Flags{"expert-model-parallel-size", "global-batch-size"}));  // of 16 experts
+  config_.parallel.layout.expert = 3;
+  EXPECT_EQ(model_layout_problems(config_.model, config_.parallel.layout, 12).front().message,
+            "3 does not divide --num-experts 16: sizes that fit this model on 12 ranks are 1, 2, 4");
   config_.parallel.layout.expert = 1;
   config_.model.kv_heads = 3;
   EXPECT_EQ(flags(), Flags{"num-query-groups"});
@@ -107,6 +110,53 @@ TEST_F(ConfigTest, ChecksTheRouter) {
   EXPECT_EQ(flags(), Flags{"moe-layer-freq"});
   config_.model.moe_layer_freq = 2;
   EXPECT_EQ(flags(), Flags{});
+}
+
+TEST_F(ConfigTest, NamesTheTensorSizesThatFit) {
+  config_.parallel.layout = {.tensor = 4, .expert = 2};
+  EXPECT_EQ(flags(8), Flags{});
+  config_.model.heads = 6;
+  config_.model.head_dim = 10;
+  config_.model.kv_heads = 2;
+  const std::vector<Problem> problems = validate(config_, 12);
+  ASSERT_EQ(problems.size(), 3U);
+  EXPECT_EQ(problems[0].flag, "num-attention-heads");
+  EXPECT_EQ(problems[0].message,
+            "6 is not divisible by --tensor-model-parallel-size 4: tensor sizes that fit this model on 12 "
+            "ranks are 1, 2");
+  EXPECT_EQ(problems[1].flag, "num-query-groups");
+  EXPECT_EQ(problems[2].flag, "global-batch-size");  // 8 is no multiple of 2 * 3 groups
+  config_.model.heads = 8;
+  config_.model.head_dim = 0;
+  config_.model.kv_heads = 0;
+  config_.model.seq_length = 30;
+  EXPECT_EQ(flags(8), Flags{"seq-length"});
+  config_.model.seq_length = 32;
+  config_.model.vocabulary = 130;
+  EXPECT_EQ(flags(8), Flags{"make-vocab-size-divisible-by"});
+  config_.model.vocabulary = 128;
+  config_.model.first_k_dense = 1;
+  config_.model.ffn_hidden = 102;
+  EXPECT_EQ(flags(8), Flags{"ffn-hidden-size"});  // 102 of experts are not cut
+  config_.parallel.layout.expert_tensor = true;
+  EXPECT_EQ(flags(8), (Flags{"ffn-hidden-size", "moe-ffn-hidden-size"}));
+  config_.model.ffn_hidden = 104;
+  EXPECT_EQ(flags(8), Flags{});
+  config_.parallel.layout.tensor = 3;
+  EXPECT_EQ(flags(8), (Flags{"tensor-model-parallel-size"}));
+  config_.parallel.layout.tensor = 1;
+  EXPECT_EQ(flags(2), Flags{"enable-expert-tensor-parallelism"});
+}
+
+TEST_F(ConfigTest, BatchesAreCutOverTensorParallelGroups) {
+  config_.parallel.layout.tensor = 2;
+  EXPECT_EQ(flags(8), Flags{});  // 8 = 2 * 4 groups
+  EXPECT_EQ(config_.micro_batches(8), 1);
+  EXPECT_EQ(config_.micro_batches(4), 2);
+  config_.batch.global = 0;
+  config_.data.vocab_size = 128;
+  config_.resolve(8);
+  EXPECT_EQ(config_.batch.global, 8);
 }
 
 TEST_F(ConfigTest, ChecksDenseModels) {

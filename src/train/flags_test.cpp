@@ -118,6 +118,13 @@ TEST(Flags, DispatcherHasManyNames) {
   EXPECT_EQ(dispatcher({{"use-pft", "true"}, {"use-uneven-all-to-all", "true"}}, 0), DispatcherKind::flat);
   EXPECT_EQ(dispatcher({{"moe-dispatcher", "padded"}}, 0), DispatcherKind::padded);
   EXPECT_EQ(dispatcher({{"moe-pad-expert-input-to-capacity", "true"}}, 0), DispatcherKind::padded);
+  EXPECT_EQ(dispatcher({{"moe-dispatcher", "auto"}}, 0), DispatcherKind::automatic);
+  // As X-MoE's scripts do, in any order.
+  EXPECT_EQ(dispatcher({{"use-rbd", "true"}, {"use-pft", "true"}, {"use-uneven-all-to-all", "true"}}, 0),
+            DispatcherKind::rbd);
+  EXPECT_EQ(dispatcher({{"use-pft", "true"}, {"use-rbd", "true"}}, 0), DispatcherKind::rbd);
+  dispatcher({{"use-rbd", "true"}, {"moe-dispatcher", "flat"}}, 1);
+  dispatcher({{"use-rbd", "true"}, {"moe-pad-expert-input-to-capacity", "true"}}, 1);
   dispatcher({{"moe-dispatcher", "padded"}, {"use-pft", "true"}}, 1);
   dispatcher({{"moe-pad-expert-input-to-capacity", "true"}, {"use-uneven-all-to-all", "true"}}, 1);
   dispatcher({{"bf16", "true"}, {"fp32", "true"}}, 1);
@@ -126,18 +133,75 @@ TEST(Flags, DispatcherHasManyNames) {
 TEST(Flags, WhatIsNotBuiltIsRefusedByName) {
   TrainConfig config;
   FlagTable table = train_flags(config);
-  for (const char* name :
-       {"tensor-model-parallel-size", "pipeline-model-parallel-size", "context-parallel-size"}) {
+  for (const char* name : {"pipeline-model-parallel-size", "context-parallel-size"}) {
     table.assign(name, {"1"}, kCommandLine);
     EXPECT_EQ(problems_of(table), "");
   }
-  table.assign("tensor-model-parallel-size", {"2"}, kCommandLine);
+  table.assign("pipeline-model-parallel-size", {"2"}, kCommandLine);
   table.assign("fp16", {"true"}, kCommandLine);
-  table.assign("use-rbd", {"true"}, kCommandLine);
   table.assign("use-mcore-models", {"true"}, kCommandLine);
-  ASSERT_EQ(table.problems().size(), 3U);
+  ASSERT_EQ(table.problems().size(), 2U);
   EXPECT_EQ(table.problems()[0].message, "'2' is not possible (not built yet): use 1 or leave the flag out");
   EXPECT_EQ(table.problems()[1].message, "is refused: not built yet; use --bf16, or fp32 without a flag");
+}
+
+TEST(Flags, LayoutsAreRead) {
+  TrainConfig config;
+  FlagTable table = train_flags(config);
+  table.assign_text(
+      "tensor-model-parallel-size = 2\nmoe-expert-parallel-size = 4\nexpert-placement = \"dp-first\"\n"
+      "enable-expert-tensor-parallelism = true\nsequence-parallel = true\nuse-distributed-optimizer = true\n"
+      "ranks-per-node = 4\ndistributed-timeout-minutes = 2.5\nmoe-overlap-chunks = 3",
+      "x.toml");
+  EXPECT_EQ(problems_of(table), "");
+  const ParallelLayout& layout = config.parallel.layout;
+  EXPECT_EQ(layout.tensor, 2);
+  EXPECT_EQ(layout.expert, 4);
+  EXPECT_EQ(layout.placement, ExpertPlacement::dp_first);
+  EXPECT_TRUE(layout.expert_tensor);
+  EXPECT_EQ(config.parallel.zero_stage, 1);
+  EXPECT_EQ(config.parallel.ranks_per_node, 4);
+  EXPECT_EQ(config.parallel.timeout_minutes, 2.5);
+  EXPECT_EQ(config.model.moe.overlap_chunks, 3);
+  EXPECT_EQ(to_text(train_config_from_text(to_text(config), "text")), to_text(config));
+  for (const Flag& flag : table.flags())
+    if (flag.group == "Parallelism") EXPECT_EQ(flag.role, FlagRole::run) << flag.names.front();
+  table.assign("zero-stage", {"2"}, kCommandLine);
+  EXPECT_EQ(table.problems().size(), 1U);
+}
+
+// The modules and the granularity that settings come to: "" for none, and "!" for a problem.
+std::string recomputed(const std::vector<std::pair<std::string, std::string>>& given) {
+  TrainConfig config;
+  FlagTable table = train_flags(config);
+  for (const auto& [name, value] : given) table.assign(name, {value}, kCommandLine);
+  const RecomputeConfig& r = config.model.recompute;
+  return std::string(r.attention ? "a" : "") + (r.moe ? "m" : "") + (r.mlp ? "d" : "") +
+         (r.layer ? "L" : "") + (table.problems().empty() ? "" : "!");
+}
+
+TEST(Flags, RecomputationHasManyNames) {
+  EXPECT_EQ(recomputed({}), "");
+  EXPECT_EQ(recomputed({{"recompute-granularity", "full"}}), "L");
+  EXPECT_EQ(recomputed({{"checkpoint-activations", "true"}, {"deepspeed-activation-checkpointing", "true"}}),
+            "L");
+  EXPECT_EQ(recomputed({{"recompute-activations", "true"}}), "a");
+  EXPECT_EQ(recomputed({{"recompute-granularity", "selective"}}), "a");
+  for (const bool modules_first : {false, true}) {
+    std::vector<std::pair<std::string, std::string>> given = {{"recompute-granularity", "selective"},
+                                                              {"recompute-modules", "moe,mlp,norm"}};
+    if (modules_first) std::swap(given[0], given[1]);
+    EXPECT_EQ(recomputed(given), "md");
+  }
+  EXPECT_EQ(recomputed({{"recompute-modules", "core_attn"}}), "a");
+  EXPECT_EQ(recomputed({{"recompute-modules", "router"}}), "!");
+  EXPECT_EQ(recomputed({{"recompute-granularity", "some"}}), "!");
+  EXPECT_EQ(recomputed({{"recompute-modules", "moe"}, {"recompute-granularity", "full"}}), "L!");
+  TrainConfig config;
+  config.model.recompute = {.attention = true, .mlp = false, .moe = true, .layer = false};
+  const TrainConfig again = train_config_from_text(to_text(config), "text");
+  EXPECT_TRUE(again.model.recompute.attention && again.model.recompute.moe);
+  EXPECT_FALSE(again.model.recompute.mlp || again.model.recompute.layer);
 }
 
 TEST(Flags, CapacityCanBeTakenBack) {

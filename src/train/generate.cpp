@@ -82,7 +82,7 @@ void run_generation(const GenerateConfig& config, Communicator& world, std::istr
   expect_same(world, "the tokenizer", fmt::format("checksum {:016x}", hash64(tokenizer->json())),
               "Give all ranks the same --tokenizer");
   fail_if_any(model_layout_problems(trained.model, config.layout, world.size()));
-  ParallelRun parallel(world, config.layout, config.ranks_per_node);
+  ParallelRun parallel(world, config.layout, config.ranks_per_node, config.timeout_minutes);
   Transformer model(model_to_run(trained.model), config.compute_dtype.value_or(trained.compute_dtype),
                     parallel.mesh, trained.seed, /*train=*/false);
   load_weights(checkpoint.manifest, model, world);

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "moe/dispatch/choice.h"
+#include "train/signals.h"
 
 namespace xmoe {
 
@@ -74,8 +75,14 @@ std::string data_line(const TrainConfig& config, const StartUpFacts& facts) {
 
 }  // namespace
 
-ParallelRun::ParallelRun(Communicator& world, const ParallelLayout& layout, std::int64_t ranks_per_node)
-    : topology(detect_topology(world, static_cast<int>(ranks_per_node))), mesh(world, layout) {}
+ParallelRun::ParallelRun(Communicator& world, const ParallelLayout& layout, std::int64_t ranks_per_node,
+                         double timeout_minutes)
+    : topology(detect_topology(world, static_cast<int>(ranks_per_node))),
+      mesh(world, layout),
+      watchdog(world, {.limit_seconds = 60.0 * timeout_minutes,
+                       .stop_seconds = 30.0,  // less than the minute that schedulers commonly leave
+                       .stopping = [] { return stop_signal() != 0; },
+                       .on_hang = {}}) {}
 
 void settle_dispatcher(TrainConfig& config, const Mesh& mesh) {
   MoeConfig& moe = config.model.moe;
@@ -84,12 +91,12 @@ void settle_dispatcher(TrainConfig& config, const Mesh& mesh) {
   // MoE blocks work on parts of the sequence, but for experts that are cut.
   const std::int64_t tokens =
       config.batch.micro * config.model.seq_length / (layout.expert_tensor ? 1 : layout.tensor);
-  const DispatcherChoice choice = choose_dispatcher(mesh.ep(), mesh.ep_node(), moe, tokens,
-                                                    config.model.hidden, config.compute_dtype);
+  const DispatcherChoice choice =
+      choose_dispatcher(mesh.ep(), mesh.ep_node(), moe, tokens, config.model.hidden, config.compute_dtype);
   // Groups may measure differently, and a rank's layers need what its group has; all take the same, so that
   // one name stands for the run.
-  const auto rbd = mesh.world().all_reduce(
-      std::int64_t{choice.kind == DispatcherKind::rbd ? 1 : 0}, ReduceOp::min);
+  const auto rbd =
+      mesh.world().all_reduce(std::int64_t{choice.kind == DispatcherKind::rbd ? 1 : 0}, ReduceOp::min);
   moe.dispatcher = rbd == 1 ? DispatcherKind::rbd : DispatcherKind::flat;
   const bool overruled = choice.kind != moe.dispatcher;
   log::info("dispatcher: {}: {}{}", rbd == 1 ? "rbd" : "flat", choice.why,

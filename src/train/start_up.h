@@ -8,19 +8,24 @@
 
 #include "comm/mesh.h"
 #include "comm/topology.h"
+#include "comm/watchdog.h"
 #include "train/config.h"
 
 namespace xmoe {
 
-// Where the ranks are and which groups they form. Collective; throws Error on all ranks alike.
+// Where the ranks are, which groups they form, and what ends the job when one of them hangs. Collective;
+// throws Error on all ranks alike.
 struct ParallelRun {
-  ParallelRun(Communicator& world, const ParallelLayout& layout, std::int64_t ranks_per_node);
+  ParallelRun(Communicator& world, const ParallelLayout& layout, std::int64_t ranks_per_node,
+              double timeout_minutes);
 
   Topology topology;
   Mesh mesh;
+  Watchdog watchdog;
 };
 
-// Puts flat or rbd in the place of `automatic`, as measured between the ranks at hand, and says so. Collective.
+// Puts flat or rbd in the place of `automatic`, as measured between the ranks at hand, and says so.
+// Collective.
 void settle_dispatcher(TrainConfig& config, const Mesh& mesh);
 
 // The model of a checkpoint as evaluation and generation run it: how its training sent tokens and what it

@@ -85,7 +85,8 @@ ModelConfig settled(TrainConfig config, const Mesh& mesh) {
 Trainer::Trainer(const TrainConfig& config, Communicator& world)
     : config_(config),
       world_(world),
-      parallel_(world, config.parallel.layout, config.parallel.ranks_per_node),
+      parallel_(world, config.parallel.layout, config.parallel.ranks_per_node,
+                config.parallel.timeout_minutes),
       mesh_(parallel_.mesh),
       model_(settled(config, mesh_), config.compute_dtype, mesh_, config.seed, /*train=*/true),
       optimizer_(config.optimizer, model_.parameters(), mesh_, config.parallel.zero_stage),

@@ -53,5 +53,5 @@ train() {  # further flags
 
 # The metrics without what depends on the clock.
 timeless() {
-  sed -E 's/"(step_ms|tokens_per_second|tflops_per_device|elapsed_seconds|time)": ?[^,}]*,? ?//g' "$1"
+  sed -E 's/"(step_ms|tokens_per_second|tflops_per_device|tflops_per_device_xmoe|elapsed_seconds|time)": ?[^,}]*,? ?//g' "$1"
 }

@@ -65,7 +65,7 @@ grep -q -- '-nan' not_finite.log && broken "a NaN has a sign"
 # Places that cannot be written to are met before the first iteration, not after the last.
 copy_data good
 no_tokenizer=(--data-path good --vocab-size 320 --split 80,20,0)
-for flag in --save --metrics-file; do
+for flag in --save --metrics-file --trace; do
   ended "${flag#--}" "$flag text\.txt/below cannot be" -- "${no_tokenizer[@]}" "$flag" text.txt/below
   grep -q 'iteration  ' "${flag#--}.log" && broken "$flag: found out after training"
 done

@@ -1,0 +1,80 @@
+#include "train/start_up.h"
+
+#include <gtest/gtest.h>
+
+namespace xmoe {
+namespace {
+
+TrainConfig config() {
+  TrainConfig c;
+  c.model.layers = 2;
+  c.model.hidden = 8;
+  c.model.heads = 2;
+  c.model.seq_length = 16;
+  c.model.vocabulary = 32;
+  c.model.moe.router.experts = 8;
+  c.parallel.layout = {.tensor = 2, .expert = 4};
+  c.parallel.zero_stage = 1;
+  c.batch.micro = 3;
+  c.batch.global = 24;
+  c.batch.train_iterations = 10;
+  c.validation.iterations = 2;
+  c.resolve(8);
+  return c;
+}
+
+StartUpFacts facts() {
+  StartUpFacts f;
+  f.ranks = 8;
+  f.threads = 2;
+  f.ranks_of_node = {4, 4};
+  f.tokens_per_epoch = 7680;
+  f.validation_windows = 100;
+  return f;
+}
+
+TEST(StartUp, LinesSayHowTheTrainingRuns) {
+  const std::vector<std::string> lines = start_up_lines(config(), facts());
+  ASSERT_EQ(lines.size(), 5U);
+  EXPECT_NE(lines[0].find("2 layers, hidden 8, 8 experts, top-2"), std::string::npos) << lines[0];
+  EXPECT_EQ(
+      lines[1],
+      "layout: 2 nodes of 4 ranks, 2 threads each; tensor parallel 2, data parallel 4, expert parallel 4 "
+      "(ep-first), replicas of an expert 2, MoE blocks on parts of the sequence");
+  EXPECT_EQ(lines[2],
+            "batch: 24 sequences in 2 micro-batches of 12 sequences of 16 tokens; f32, ZeRO stage 1");
+  // 10 * 24 * 16 tokens of 7680; two batches of 24 are validated on.
+  EXPECT_EQ(lines[3],
+            "data: 0.01 M tokens an epoch, 0.50 epochs in 10 iterations; validation on 48 of 100 windows of "
+            "16 tokens");
+}
+
+TEST(StartUp, LinesOfOtherLayouts) {
+  TrainConfig c = config();
+  c.parallel.layout = {
+      .tensor = 4, .expert = 2, .expert_tensor = true, .placement = ExpertPlacement::dp_first};
+  StartUpFacts f = facts();
+  f.ranks_of_node = {5, 3};
+  f.validation_windows.reset();
+  const std::vector<std::string> lines = start_up_lines(c, f);
+  EXPECT_EQ(lines[1],
+            "layout: 2 nodes of 3 to 5 ranks, 2 threads each; tensor parallel 4, data parallel 2, expert "
+            "parallel 2 (dp-first), replicas of an expert 1, experts cut over tensor parallel ranks");
+  EXPECT_TRUE(lines[3].ends_with("; no validation")) << lines[3];
+  c.model.moe.router.experts = 0;
+  EXPECT_EQ(start_up_lines(c, f)[1].find("expert"), std::string::npos);
+}
+
+TEST(StartUp, WhatTrainingComputesTwiceIsNotEvaluated) {
+  ModelConfig trained = config().model;
+  trained.moe.dispatcher = DispatcherKind::automatic;
+  trained.moe.overlap_chunks = 4;
+  trained.recompute.layer = true;
+  const ModelConfig run = model_to_run(trained);
+  EXPECT_EQ(run.moe.dispatcher, DispatcherKind::flat);
+  EXPECT_EQ(run.moe.overlap_chunks, 1);
+  EXPECT_FALSE(run.recompute.any());
+}
+
+}  // namespace
+}  // namespace xmoe
