@@ -6,10 +6,10 @@ JOBS ?= $(shell nproc)
 CMAKE_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test bench sanitize lint clean
+.PHONY: help build demo test bench bench-cluster sanitize lint clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build:  ## build build/xmoe, after installing what it needs
 	tools/install_dependencies.sh build test
@@ -30,6 +30,12 @@ bench:  ## measure ops, MoE layer and training step against their bounds; writes
 	cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
 	cmake --build $(BUILD) --target xmoe_bench xmoe_dispatch_bench -j $(JOBS)
 	tools/run_benchmarks.sh $(BUILD)
+
+bench-cluster:  ## measure dispatchers and layouts on emulated nodes with limited links (needs root); writes build/bench-cluster.json
+	tools/install_dependencies.sh build test cluster
+	cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
+	cmake --build $(BUILD) --target xmoe_dispatch_bench xmoe_layout_bench -j $(JOBS)
+	tools/bench_cluster.py $(BUILD)
 
 # Debug without NDEBUG, so that the checks of hot loops run too; -O1, so that it ends.
 sanitize:  ## run the unit tests under AddressSanitizer and UndefinedBehaviorSanitizer

@@ -150,6 +150,7 @@ finish() {
   set +e
   [ -z "$launcher" ] || kill -TERM "$launcher" 2>/dev/null
   remove "$$"
+  wait 2>/dev/null  # without the shell's word about what was killed
   rmdir "$root" 2>/dev/null
 }
 trap finish EXIT

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the given parts of this project need and the machine lacks.
 #
-#   tools/install_dependencies.sh [build] [test] [demo] [lint]     (none given: build)
+#   tools/install_dependencies.sh [build] [test] [demo] [lint] [cluster] [slurm]     (none given: build)
 #
 # Debian and Ubuntu: with apt-get, through sudo when not root. Other systems: the programs and headers are looked
 # for, and what is missing is listed. Nothing is done, in a fraction of a second, when everything is there.
@@ -29,8 +29,14 @@ for part in "${parts[@]}"; do
     lint)  # libomp-dev: the omp.h that clang looks for
       packages+=(clang-format clang-tidy libomp-dev python3)
       programs+=(clang-format clang-tidy python3) ;;
+    cluster)  # emulated nodes: tools/cluster.sh
+      packages+=(iproute2 openmpi-bin python3)
+      programs+=(ip tc mpirun python3) ;;
+    slurm)  # a Slurm of this machine's own: tools/slurm_local.sh
+      packages+=(slurm-wlm munge)
+      programs+=(slurmctld slurmd munged) ;;
     *)
-      echo "install_dependencies: unknown part '$part': expected build, test, demo or lint" >&2
+      echo "install_dependencies: unknown part '$part': expected build, test, demo, lint, cluster or slurm" >&2
       exit 2 ;;
   esac
 done
@@ -76,7 +82,8 @@ look_for() {
   echo "install_dependencies: this is not a Debian system, so please install these by hand:" >&2
   printf '  %s\n' "${missing[@]}" >&2
   echo "They come from: GCC 12 or later, CMake 3.25, Ninja, Open MPI, oneDNN (CPU), CLI11, nlohmann-json, fmt 9," >&2
-  echo "PCRE2, xxHash; for tests GoogleTest; for the demo bible-kjv; for lint LLVM and Python 3." >&2
+  echo "PCRE2, xxHash; for tests GoogleTest; for the demo bible-kjv; for lint LLVM and Python 3;" >&2
+  echo "for emulated nodes iproute2; for the test of the Slurm example Slurm and munge." >&2
   exit 1
 }
 
