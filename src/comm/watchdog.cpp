@@ -134,17 +134,18 @@ void Watchdog::look_for_the_dead(const PendingCollective& pending) const {
 
 void Watchdog::after_stop(const PendingCollective& pending) {
   const double waited = std::min(pending.seconds, seconds_since(*stopped_));
+  if (waited >= kNote && !noted_) {
+    noted_ = true;
+    // From every rank, and no error: an orderly stop waits for slow ranks too.
+    const std::string note = fmt::format(
+        "xmoe: rank {}: asked to stop while waiting in {}; if this does not end, another rank has died\n",
+        rank_, describe(pending));
+    std::fwrite(note.data(), 1, note.size(), stderr);
+  }
   if (waited > options_.stop_seconds) {
     leave(fmt::format("asked to stop {:.0f} s ago and still waiting in {}: another rank has probably died",
                       seconds_since(*stopped_), describe(pending)));
   }
-  if (waited < kNote || noted_) return;
-  noted_ = true;
-  // From every rank, and no error: an orderly stop waits for slow ranks too.
-  const std::string note = fmt::format(
-      "xmoe: rank {}: asked to stop while waiting in {}; if this does not end, another rank has died\n",
-      rank_, describe(pending));
-  std::fwrite(note.data(), 1, note.size(), stderr);
 }
 
 }  // namespace xmoe
