@@ -164,8 +164,10 @@ TEST(Flags, LayoutsAreRead) {
   EXPECT_EQ(config.parallel.timeout_minutes, 2.5);
   EXPECT_EQ(config.model.moe.overlap_chunks, 3);
   EXPECT_EQ(to_text(train_config_from_text(to_text(config), "text")), to_text(config));
-  for (const Flag& flag : table.flags())
-    if (flag.group == "Parallelism") EXPECT_EQ(flag.role, FlagRole::run) << flag.names.front();
+  for (const Flag& flag : table.flags()) {
+    if (flag.group != "Parallelism") continue;
+    EXPECT_EQ(flag.role, FlagRole::run) << flag.names.front();
+  }
   table.assign("zero-stage", {"2"}, kCommandLine);
   EXPECT_EQ(table.problems().size(), 1U);
 }
