@@ -165,9 +165,8 @@ TEST(Flags, LayoutsAreRead) {
   EXPECT_EQ(config.model.moe.overlap_chunks, 3);
   EXPECT_EQ(to_text(train_config_from_text(to_text(config), "text")), to_text(config));
   for (const Flag& flag : table.flags()) {
-    if (flag.group == "Parallelism") {
-      EXPECT_EQ(flag.role, FlagRole::run) << flag.names.front();
-    }
+    if (flag.group != "Parallelism") continue;
+    EXPECT_EQ(flag.role, FlagRole::run) << flag.names.front();
   }
   table.assign("zero-stage", {"2"}, kCommandLine);
   EXPECT_EQ(table.problems().size(), 1U);

@@ -50,13 +50,11 @@ std::string layout_line(const TrainConfig& config, const StartUpFacts& facts) {
 }
 
 std::string batch_line(const TrainConfig& config, const StartUpFacts& facts) {
-  std::string text = fmt::format(
-      "batch: {} in {} of {} of {} tokens; {}, ZeRO stage {}", counted(config.batch.global, "sequence"),
-      counted(config.micro_batches(facts.ranks), "micro-batch") +
-          (config.micro_batches(facts.ranks) == 1 ? "" : "es"),
-      counted(config.batch.micro * data_parallel_size(config.parallel.layout, facts.ranks), "sequence"),
-      config.model.seq_length, name_of(config.compute_dtype), config.parallel.zero_stage);
-  return text;
+  const std::int64_t count = config.micro_batches(facts.ranks);
+  return fmt::format("batch: {} in {} micro-batch{} of {} of {} tokens; {}, ZeRO stage {}",
+                     counted(config.batch.global, "sequence"), count, count == 1 ? "" : "es",
+                     counted(config.batch.global / count, "sequence"), config.model.seq_length,
+                     name_of(config.compute_dtype), config.parallel.zero_stage);
 }
 
 std::string data_line(const TrainConfig& config, const StartUpFacts& facts) {
