@@ -16,8 +16,8 @@ namespace xmoe {
 class TokenProjections {
  public:
   TokenProjections(const Weight& embedding,  // [V / G, H]
-             const Weight& output,     // [V / G, H]; the same memory when they are tied
-             Communicator& tp)
+                   const Weight& output,     // [V / G, H]; the same memory when they are tied
+                   Communicator& tp)
       : embedding_(embedding), output_(output), tp_(tp) {}
 
   // Throws Error when a token is not in [0, V).
