@@ -109,14 +109,11 @@ ModelConfig model_to_run(ModelConfig trained) {
 }
 
 std::vector<std::string> start_up_lines(const TrainConfig& resolved, const StartUpFacts& facts) {
-  return {
-      model_line(resolved.model),
-      layout_line(resolved, facts),
-      batch_line(resolved, facts),
-      data_line(resolved, facts),
+  const std::string throughput =
       "throughput per GPU counts useful operations only (causal attention as half, kept rows of active "
-      "experts); TFLOPs counts as X-MoE does (all of the square, dropped rows too)",
-  };
+      "experts); TFLOPs counts as X-MoE does (all of the square, dropped rows too)";
+  return {model_line(resolved.model), layout_line(resolved, facts), batch_line(resolved, facts),
+          data_line(resolved, facts), throughput};
 }
 
 }  // namespace xmoe
