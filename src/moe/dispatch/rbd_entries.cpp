@@ -12,12 +12,6 @@ std::span<const Entry> entries_of(const Tensor& tensor) {
   return {static_cast<const Entry*>(tensor.raw()), static_cast<std::size_t>(tensor.numel())};
 }
 
-std::vector<std::int64_t> offsets(const std::vector<std::int64_t>& counts) {
-  std::vector<std::int64_t> begin(counts.size());
-  std::exclusive_scan(counts.begin(), counts.end(), begin.begin(), std::int64_t{0});
-  return begin;
-}
-
 }  // namespace
 
 void RbdPlanner::fill_relayed(DispatchPlan& plan, const Tensor& crossed, const Tensor& relayed) const {

@@ -59,12 +59,6 @@ namespace {
 
 std::size_t index_of(int rank) { return static_cast<std::size_t>(rank); }
 
-std::vector<std::int64_t> offsets(const std::vector<std::int64_t>& counts) {
-  std::vector<std::int64_t> begin(counts.size());
-  std::exclusive_scan(counts.begin(), counts.end(), begin.begin(), std::int64_t{0});
-  return begin;
-}
-
 void resize(RelayPlan::Leg& leg, int ranks) {
   for (auto* counts : {&leg.send_rows, &leg.recv_rows, &leg.send_entries, &leg.recv_entries})
     counts->assign(index_of(ranks), 0);

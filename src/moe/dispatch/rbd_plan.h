@@ -5,6 +5,8 @@
 #pragma once
 
 #include <cstdint>
+#include <numeric>
+#include <vector>
 
 #include "comm/communicator.h"
 #include "moe/dispatch/dispatcher.h"
@@ -23,6 +25,13 @@ struct Entry {
   bool begins_row() const { return (code & kBeginsRow) != 0; }
 };
 static_assert(sizeof(Entry) == 8, "an entry travels as one i64");
+
+// Where each of the parts begins that lie one behind another.
+inline std::vector<std::int64_t> offsets(const std::vector<std::int64_t>& counts) {
+  std::vector<std::int64_t> begin(counts.size());
+  std::exclusive_scan(counts.begin(), counts.end(), begin.begin(), std::int64_t{0});
+  return begin;
+}
 
 class RbdPlanner {
  public:
