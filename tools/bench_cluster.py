@@ -81,7 +81,7 @@ class Cluster:
 
     def dispatch(self, nodes, ranks, rate, flags=()):
         rows = self.run(nodes, ranks, rate, 'xmoe_dispatch_bench',
-                        [*SHAPE, '--dispatch-only', '--interface', 'eth0', '--repeats', str(self.repeats), *flags])
+                        [*SHAPE, '--dispatch-only', '--repeats', str(self.repeats), *flags])
         flat, rbd = rows['dispatch.flat.forward'], rows['dispatch.rbd.forward']
         # What the links alone allow: the ratio of what must cross them.
         limit = rows['dispatch.flat.between']['value'] / rows['dispatch.rbd.between']['bound']

@@ -40,8 +40,8 @@ constexpr const char* kDescription =
     "distinct (token, remote node) pairs x bytes of a row, out and back\n"
     "  dispatch.NAME.metadata  MB of the above that are not rows: counts, experts, weights\n"
     "  dispatch.NAME.within    MB that all ranks send within their nodes\n"
-    "  dispatch.NAME.wire      MB that the network interface of --interface sent, over all nodes; bound: "
-    ".between\n"
+    "  dispatch.NAME.wire      MB that the interfaces of the nodes sent, where XMOE_LINK_INTERFACE names one "
+    "(tools/cluster.sh); bound: .between\n"
     "  dispatch.auto.forward   the one that --moe-dispatcher auto takes; bound: the faster of flat and rbd\n"
     "  dispatch.redundancy     % of assignments whose node gets the row anyway; bound: expected if uniform\n"
     "  dispatch.pilots         most / mean of the rows that cross to the ranks of a node; bound: pilots at "
@@ -64,8 +64,6 @@ void add_flags(CLI::App& app, Options& options, std::string& dtype) {
                  "So many consecutive ranks count as a node; 0: those that share memory")
       ->check(CLI::NonNegativeNumber);
   app.add_option("--repeats", options.repeats, "Timed repetitions")->check(CLI::PositiveNumber);
-  app.add_option("--interface", options.interface,
-                 "With --dispatch-only: also count what this network interface of every node sends (eth0)");
   app.add_option("--json", options.json, "Add the rows to this file, a list of objects");
 }
 
@@ -76,8 +74,8 @@ void run(Communicator& world, const Options& options) {
   if (options.top_k > options.experts)
     fail_everywhere("--topk {} of --experts {}: a token chooses an expert at most once", options.top_k,
                     options.experts);
-  if (!options.dispatch_only && (options.zipf > 0.0 || !options.interface.empty()))
-    fail_everywhere("--zipf and --interface need --dispatch-only: a layer's router chooses by itself");
+  if (!options.dispatch_only && (options.zipf > 0.0))
+    fail_everywhere("--zipf needs --dispatch-only: a layer's router chooses by itself");
   if (options.dispatch_only && options.chunks > 1)
     fail_everywhere("--chunks {} with --dispatch-only: there is no computation to overlap", options.chunks);
   detect_topology(world, options.ranks_per_node);

@@ -1,11 +1,10 @@
 // Rows to their experts and back, with nothing computed between: what the network makes of each dispatcher.
 #include <algorithm>
-#include <fstream>
 #include <memory>
-#include <sstream>
 
 #include "base/timer.h"
 #include "bench/distributed/options.h"
+#include "bench/support/link_counters.h"
 #include "moe/dispatch/choice.h"
 #include "moe/dispatch/node_map.h"
 #include "moe/dispatch/redundancy.h"
@@ -15,23 +14,6 @@
 namespace xmoe::dispatch_bench {
 
 namespace {
-
-// Bytes that an interface has sent since it is up: the tenth number of its line, of which the first eight
-// tell what it received.
-std::int64_t interface_bytes_sent(const std::string& name) {
-  std::ifstream file("/proc/net/dev");
-  for (std::string line; std::getline(file, line);) {
-    const auto colon = line.find(':');
-    if (colon == std::string::npos) continue;
-    const auto first = line.find_first_not_of(' ');
-    if (line.substr(first, colon - first) != name) continue;
-    std::istringstream numbers(line.substr(colon + 1));
-    std::int64_t value = 0;
-    for (int i = 0; i < 9; ++i) numbers >> value;
-    return value;
-  }
-  fail("--interface {}: /proc/net/dev names no such interface on this node", name);
-}
 
 struct Bytes {
   double between = 0.0, metadata = 0.0, within = 0.0, wire = 0.0;  // of a forward, all ranks together
@@ -84,10 +66,10 @@ class Exchange {
     const auto sent = [&] { return mesh_.ep().traffic().bytes_sent + mesh_.ep_node().traffic().bytes_sent; };
     const auto between = [&] { return mesh_.ep().traffic().bytes_between_nodes; };
     // One rank of a node reads the counter. Barriers of some bytes and acknowledgements are in it too.
-    const bool reads = !options_.interface.empty() && mesh_.ep_node().rank() == 0;
+    const bool reads = mesh_.ep_node().rank() == 0 && link_bytes_sent().has_value();
     constexpr int kForwards = 4;
     mesh_.ep().barrier();
-    const std::int64_t wire_before = reads ? interface_bytes_sent(options_.interface) : 0;
+    const std::int64_t wire_before = reads ? *link_bytes_sent() : 0;
     const std::int64_t sent_before = sent();
     const std::int64_t between_before = between();
     for (int i = 0; i < kForwards; ++i) {
@@ -97,7 +79,7 @@ class Exchange {
     const std::int64_t crossed = between() - between_before;
     const std::int64_t stayed = sent() - sent_before - crossed;
     mesh_.ep().barrier();
-    const std::int64_t wire = reads ? interface_bytes_sent(options_.interface) - wire_before : 0;
+    const std::int64_t wire = reads ? *link_bytes_sent() - wire_before : 0;
     const auto each = [&](std::int64_t value) { return total(value) / kForwards; };
     Bytes bytes{each(crossed), 0.0, each(stayed), each(wire)};
     bytes.metadata = bytes.between - total(rows_between() * row_bytes());
@@ -222,8 +204,7 @@ void bench_exchanges(Bench& bench, const Options& options, const Mesh& mesh) {
       add(name + ".between", way.bytes.between / 1e6, "MB", least / 1e6);
       add(name + ".metadata", way.bytes.metadata / 1e6, "MB", 0.0);
       add(name + ".within", way.bytes.within / 1e6, "MB", 0.0);
-      if (!options.interface.empty())
-        add(name + ".wire", way.bytes.wire / 1e6, "MB", way.bytes.between / 1e6);
+      if (link_bytes_sent()) add(name + ".wire", way.bytes.wire / 1e6, "MB", way.bytes.between / 1e6);
     }
     const double flat = median_ms(ways[1].forward);
     const double rbd = median_ms(ways[2].forward);

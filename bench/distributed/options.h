@@ -23,7 +23,6 @@ struct Options {
   bool dispatch_only = false;
   int ranks_per_node = 0;
   int repeats = 15;
-  std::string interface;  // network interface whose counter of sent bytes is read; empty: none
   std::string json;
 };
 

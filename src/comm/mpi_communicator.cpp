@@ -16,6 +16,7 @@
 #include "comm/mpi_backend.h"
 #include "comm/mpi_common.h"
 #include "comm/mpi_transfer.h"
+#include "comm/mpi_wait.h"
 #include "comm/pending.h"
 #include "comm/reduction.h"
 
@@ -150,6 +151,7 @@ void MpiCommunicator::all_reduce(const Tensor& values, ReduceOp op) {
   const std::int64_t n = values.numel();
   ++traffic_.calls;
   if (n == 0) return;
+  check(meet(comm_), "all_reduce", name_);
   const ArenaScope scope(scratch_);
   if (n * element * size_ <= kGatherBytes) {
     reduce_by_gather(values, op);
@@ -200,6 +202,7 @@ void MpiCommunicator::all_gather(const Tensor& input, const Tensor& output) {
   ++traffic_.calls;
   count([&](int /*peer*/) { return static_cast<std::int64_t>(input.bytes()); });
   if (input.bytes() == 0) return;
+  check(meet(comm_), "all_gather", name_);
   const int rows = to_count(input.dim(0), "all_gather");
   const MPI_Datatype type = row_type(contract::row_bytes(input));
   const auto* own = static_cast<std::byte*>(output.raw()) + input.bytes() * static_cast<std::size_t>(rank_);
@@ -216,6 +219,7 @@ void MpiCommunicator::reduce_scatter(const Tensor& input, const Tensor& output) 
   const auto element = static_cast<std::int64_t>(size_of(output.dtype()));
   const std::int64_t n = output.numel();
   if (n == 0) return;
+  check(meet(comm_), "reduce_scatter", name_);
   const ArenaScope scope(scratch_);
   const std::int64_t block = std::min(n, std::max<std::int64_t>(1, kChunkBytes / element / size_));
   const auto scratch_bytes = static_cast<std::size_t>(block * element * size_);
@@ -242,6 +246,7 @@ void MpiCommunicator::broadcast(const Tensor& values, int root) {
   const auto total = static_cast<std::int64_t>(values.bytes());
   ++traffic_.calls;
   if (rank_ == root) count([&](int /*peer*/) { return total; });
+  check(meet(comm_), "broadcast", name_);
   auto* data = static_cast<std::byte*>(values.raw());
   for (std::int64_t begin = 0; begin < total; begin += kBroadcastBytes) {
     const int bytes = static_cast<int>(std::min(kBroadcastBytes, total - begin));
@@ -351,7 +356,9 @@ std::unique_ptr<Transfer> MpiCommunicator::start_all_gather(const Tensor& input,
 void MpiCommunicator::barrier() {
   const PendingScope pending("barrier", name_);
   ++traffic_.calls;
-  check(MPI_Barrier(comm_), "barrier", name_);
+  MPI_Request all_here = MPI_REQUEST_NULL;
+  check(MPI_Ibarrier(comm_, &all_here), "barrier", name_);
+  check(wait_all({&all_here, 1}), "barrier", name_);
 }
 
 std::unique_ptr<Communicator> make_group(MPI_Comm comm, bool owned, const std::string& name) {
@@ -365,6 +372,7 @@ std::unique_ptr<Communicator> make_group(MPI_Comm comm, bool owned, const std::s
 std::unique_ptr<Communicator> MpiCommunicator::split(int color, int key, const std::string& name) {
   const PendingScope pending("split", name_);
   MPI_Comm group = MPI_COMM_NULL;
+  check(meet(comm_), "split", name_);
   check(MPI_Comm_split(comm_, color, key, &group), "split", name_);
   return inherit_nodes(make_group(group, /*owned=*/true, name));
 }
@@ -372,6 +380,7 @@ std::unique_ptr<Communicator> MpiCommunicator::split(int color, int key, const s
 std::unique_ptr<Communicator> MpiCommunicator::split_by_memory(const std::string& name) {
   const PendingScope pending("split", name_);
   MPI_Comm group = MPI_COMM_NULL;
+  check(meet(comm_), "split", name_);
   check(MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &group), "split", name_);
   return inherit_nodes(make_group(group, /*owned=*/true, name));
 }

@@ -1,18 +1,13 @@
 #include "comm/mpi_progress.h"
 
-#include <unistd.h>
-
-#include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <fstream>
 #include <memory>
 #include <thread>
-#include <vector>
 
-#include "base/hash.h"
 #include "comm/communicator.h"
 #include "comm/mpi_common.h"
+#include "comm/mpi_wait.h"
 
 namespace xmoe {
 
@@ -74,26 +69,11 @@ class Progress {
 
 std::unique_ptr<Progress> progress;
 
-// Ranks that run on this kernel, in containers and network namespaces too: they share its cores.
-int ranks_on_this_kernel() {
-  std::string id;
-  std::getline(std::ifstream("/proc/sys/kernel/random/boot_id"), id);
-  const std::uint64_t mine = hash64(id);
-  int size = 0;
-  check(MPI_Comm_size(MPI_COMM_WORLD, &size), "the query of the size", "world");
-  std::vector<std::uint64_t> all(static_cast<std::size_t>(size));
-  check(MPI_Allgather(&mine, 1, MPI_UINT64_T, all.data(), 1, MPI_UINT64_T, MPI_COMM_WORLD),
-        "counting the ranks of this machine", "world");
-  return static_cast<int>(std::count(all.begin(), all.end(), mine));
-}
-
 }  // namespace
 
 void prepare_progress(bool thread_multiple) {
   // Where ranks outnumber cores, looks are rarer by as much, so that together they cost the same share.
-  const long cores = std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN));
-  const long share = (ranks_on_this_kernel() + cores - 1) / cores;
-  progress = std::make_unique<Progress>(thread_multiple, kInterval * share);
+  progress = std::make_unique<Progress>(thread_multiple, kInterval * ranks_per_core());
 }
 
 void progress_needed() { progress->needed(); }

@@ -6,7 +6,7 @@
 
 namespace xmoe::mpi {
 
-// Called once, after MPI has started; collective over the ranks of the job.
+// Called once, after count_ranks_per_core().
 void prepare_progress(bool thread_multiple);
 
 // Around the time in which a transfer is under way and its owner is not in wait(). Cheap.

@@ -1,13 +1,25 @@
 // Start and end of MPI.
+#include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <limits>
+#include <string_view>
+#include <thread>
 
 #include "base/error.h"
 #include "comm/mpi_backend.h"
 #include "comm/mpi_common.h"
 #include "comm/mpi_progress.h"
+#include "comm/mpi_wait.h"
 
 namespace xmoe::mpi {
+
+namespace {
+
+// What the other ranks get to end after this one.
+constexpr std::chrono::seconds kLongestEnd(120);
+
+}  // namespace
 
 void check(int code, const char* operation, const std::string& group) {
   if (code == MPI_SUCCESS) return;
@@ -31,11 +43,20 @@ void start(int* argc, char*** argv) {
          library_version());
   }
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+  count_ranks_per_core();
   prepare_progress(provided == MPI_THREAD_MULTIPLE);
 }
 
 void finish() noexcept {
   stop_progress();
+  // MPI_Finalize waits for the other ranks. One that hangs, or left the common order of collectives, would
+  // keep the job from ending, and nobody would know.
+  std::thread([] {
+    std::this_thread::sleep_for(kLongestEnd);
+    constexpr std::string_view kText = "xmoe: still waiting in MPI_Finalize: another rank does not end\n";
+    std::fwrite(kText.data(), 1, kText.size(), stderr);
+    std::_Exit(1);
+  }).detach();
   MPI_Finalize();
 }
 

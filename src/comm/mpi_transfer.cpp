@@ -1,12 +1,23 @@
 #include "comm/mpi_transfer.h"
 
+#include <chrono>
+#include <utility>
+
 #include "base/error.h"
 #include "base/log.h"
 #include "comm/mpi_progress.h"
+#include "comm/mpi_wait.h"
 #include "comm/pending.h"
 #include "comm/reduction.h"
 
 namespace xmoe::mpi {
+
+namespace {
+
+// What messages get to arrive when an error unwinds.
+constexpr std::chrono::milliseconds kGrace(3000);
+
+}  // namespace
 
 Arena& TransferBuffers::take(std::size_t bytes) {
   Buffer* best = nullptr;
@@ -40,10 +51,22 @@ MpiTransfer::MpiTransfer(const char* operation, const std::string& group, Transf
 
 MpiTransfer::~MpiTransfer() {
   try {
-    wait();
+    if (std::uncaught_exceptions() > exceptions_) {
+      give_up();
+    } else {
+      wait();
+    }
   } catch (const std::exception& error) {
     log::error("{}", error.what());
   }
+}
+
+// An error unwinds. What was started ends by itself if the other ranks are well, since they start the same;
+// it must not be waited for without end, or nobody would read what the error was.
+void MpiTransfer::give_up() noexcept {
+  if (driven_) progress_not_needed();
+  if (!requests_.empty() && !wait_all_for(kGrace, requests_))
+    log::error("an error ends this rank while {} of the group {} is under way", operation_, group_);
 }
 
 void MpiTransfer::receive(void* data, std::int64_t count, MPI_Datatype type, int from, int tag,
@@ -76,19 +99,19 @@ void MpiTransfer::leave_to_progress() {
 }
 
 void MpiTransfer::wait() {
-  if (driven_) progress_not_needed();  // MPI_Waitall drives the messages itself
+  if (driven_) progress_not_needed();  // wait_all() drives the messages itself
   driven_ = false;
-  if (!requests_.empty()) {
+  // Should MPI fail, nothing is left to be done by a second call, and the memory stays taken: MPI may still
+  // write to it.
+  auto requests = std::exchange(requests_, {});
+  const Sum sum = std::exchange(sum_, {});
+  Arena* memory = std::exchange(memory_, nullptr);
+  if (!requests.empty()) {
     const PendingScope pending(operation_, group_);
-    std::vector<MPI_Request> requests;
-    requests.swap(requests_);
-    check(MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE), operation_,
-          group_);
+    check(wait_all(requests), operation_, group_);
   }
-  if (sum_.n > 0) reduce_parts(ReduceOp::sum, sum_.dtype, sum_.parts, sum_.ranks, sum_.n, sum_.out);
-  sum_ = {};
-  if (memory_ != nullptr) buffers_.give_back(*memory_);
-  memory_ = nullptr;
+  if (sum.n > 0) reduce_parts(ReduceOp::sum, sum.dtype, sum.parts, sum.ranks, sum.n, sum.out);
+  if (memory != nullptr) buffers_.give_back(*memory);
 }
 
 }  // namespace xmoe::mpi

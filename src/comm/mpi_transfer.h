@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <string>
 #include <vector>
@@ -49,6 +50,8 @@ class MpiTransfer final : public Transfer {
   void wait() override;
 
  private:
+  void give_up() noexcept;
+
   struct Sum {
     DType dtype = DType::f32;
     const void* parts = nullptr;
@@ -64,6 +67,7 @@ class MpiTransfer final : public Transfer {
   Arena* memory_ = nullptr;
   Sum sum_;
   bool driven_ = false;
+  int exceptions_ = std::uncaught_exceptions();  // under way when this began
 };
 
 }  // namespace xmoe::mpi

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <mutex>
+#include <utility>
 
 #include "base/profile.h"
 #include "comm/communicator.h"
@@ -16,6 +17,7 @@ namespace {
 std::mutex mutex;
 PendingScope::Place current;
 std::uint64_t begun = 0;
+bool patient = false;
 
 }  // namespace
 
@@ -23,7 +25,7 @@ PendingScope::PendingScope(const char* operation, const std::string& group) {
   const auto now = std::chrono::steady_clock::now();
   const std::lock_guard lock(mutex);
   outer_ = current;
-  current = {operation, &group, profile::current_layer(), now, ++begun};
+  current = {operation, &group, profile::current_layer(), now, patient, ++begun};
 }
 
 PendingScope::~PendingScope() {
@@ -35,7 +37,18 @@ std::optional<PendingCollective> pending_collective() {
   const std::lock_guard lock(mutex);
   if (current.operation == nullptr) return std::nullopt;
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - current.since;
-  return PendingCollective{current.operation, *current.group, current.layer, elapsed.count(), current.serial};
+  return PendingCollective{current.operation, *current.group,  current.layer,
+                           elapsed.count(),   current.patient, current.serial};
+}
+
+PatientScope::PatientScope() {
+  const std::lock_guard lock(mutex);
+  outer_ = std::exchange(patient, true);
+}
+
+PatientScope::~PatientScope() {
+  const std::lock_guard lock(mutex);
+  patient = outer_;
 }
 
 std::string describe(const PendingCollective& pending) {

@@ -13,6 +13,7 @@ struct PendingCollective {
   std::string group;         // its name
   std::int64_t layer = -1;   // profile::current_layer() when it began; -1 for none
   double seconds = 0;        // since it began
+  bool patient = false;      // within a PatientScope
   std::uint64_t serial = 0;  // counts the collectives of this process: tells one from the next
 };
 
@@ -35,11 +36,25 @@ class PendingScope {
     const std::string* group = nullptr;
     std::int64_t layer = -1;
     std::chrono::steady_clock::time_point since;
+    bool patient = false;
     std::uint64_t serial = 0;
   };
 
  private:
   Place outer_;
+};
+
+// Around work of other ranks that takes as long as it takes, such as writing files: no limit of time is set
+// to the collectives in it. That a rank has died is noticed all the same.
+class PatientScope {
+ public:
+  PatientScope();
+  ~PatientScope();
+  PatientScope(const PatientScope&) = delete;
+  PatientScope& operator=(const PatientScope&) = delete;
+
+ private:
+  bool outer_;
 };
 
 }  // namespace xmoe

@@ -19,6 +19,7 @@ constexpr int kListed = 16;
 std::string fingerprint_of_executable() {
   std::ifstream file("/proc/self/exe", std::ios::binary);
   std::vector<char> buffer(kReadBytes);
+  if (!file) fail("/proc/self/exe cannot be read, which tells whether all ranks run the same program");
   StreamHash64 hash;
   std::int64_t size = 0;
   while (file) {

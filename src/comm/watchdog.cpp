@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -39,8 +41,8 @@ std::string first_line(const char* path) {
   return line;
 }
 
-// When a living process of this machine started, in clock ticks since boot; empty for a dead one, also if
-// its parent has not taken notice yet.
+// When a process of this machine started, in clock ticks since boot; "dead" for one that has ended without
+// its parent having taken notice; empty if /proc does not tell.
 std::string start_of(long process) {
   const std::string line = first_line(fmt::format("/proc/{}/stat", process).c_str());
   const auto name_end = line.rfind(')');  // names may contain spaces and parentheses
@@ -48,10 +50,17 @@ std::string start_of(long process) {
   std::istringstream fields(line.substr(name_end + 1));
   std::string field;
   for (int i = 3; fields >> field; ++i) {  // numbered as in proc(5)
-    if (i == 3 && (field == "Z" || field == "X")) return {};
+    if (i == 3 && (field == "Z" || field == "X")) return "dead";
     if (i == 22) return field;
   }
   return {};
+}
+
+// Only on proof: that /proc cannot be read, for want of file descriptors say, is none.
+bool has_died(long process, const std::string& started) {
+  if (::kill(static_cast<pid_t>(process), 0) != 0 && errno == ESRCH) return true;
+  const std::string now = start_of(process);
+  return !now.empty() && now != started;
 }
 
 // Processes with the same text see each other in /proc.
@@ -108,6 +117,7 @@ void Watchdog::look() {
   const auto pending = pending_collective();
   if (!pending) return;
   if (pending->seconds > kOld) look_for_the_dead(*pending);
+  if (pending->patient) return;
   if (stopped_) after_stop(*pending);
   if (options_.limit_seconds <= 0 || pending->seconds < options_.limit_seconds) return;
   if (pending->serial == reported_) return;
@@ -126,7 +136,7 @@ void Watchdog::look() {
 
 void Watchdog::look_for_the_dead(const PendingCollective& pending) const {
   const auto dead = std::find_if(neighbours_.begin(), neighbours_.end(),
-                                 [](const Neighbour& n) { return start_of(n.process) != n.started; });
+                                 [](const Neighbour& n) { return has_died(n.process, n.started); });
   if (dead == neighbours_.end()) return;
   leave(fmt::format("rank {} (process {}) has died while this rank waits in {}", dead->rank, dead->process,
                     describe(pending)));

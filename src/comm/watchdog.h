@@ -8,6 +8,7 @@
 //   - this process was asked to stop (SIGTERM, which a launcher sends when another rank has died) and the
 //     collective does not end: at first a note, since in an orderly stop slow ranks are waited for as well;
 //     after `stop_seconds` this process exits.
+// A PatientScope (comm/pending.h) leaves only the second of these.
 // Exits are by _Exit(1): nothing is flushed or saved, since the thread that communicates is stuck.
 #pragma once
 
@@ -25,8 +26,8 @@
 namespace xmoe {
 
 struct WatchdogOptions {
-  double limit_seconds = 600;  // for one collective; 0: no limit. Longer than the slowest save by one rank
-  double stop_seconds = 30;    // from being asked to stop, while in one collective
+  double limit_seconds = 600;      // for one collective; 0: no limit
+  double stop_seconds = 30;        // from being asked to stop, while in one collective
   std::function<bool()> stopping;  // whether this process was asked to stop; may be empty
   // What is done about a collective that lasts too long, on the watchdog's thread; empty: the message is
   // printed and all ranks are ended.

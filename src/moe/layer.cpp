@@ -1,6 +1,7 @@
 #include "moe/layer.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/profile.h"
 #include "comm/row_shards.h"
@@ -103,12 +104,14 @@ void MoeLayer::route(const Context& ctx, Arena& saved, const Tensor& x, const Ro
   const std::int64_t first = expert_tp_ == nullptr ? 0 : expert_tp_->rank() * tokens;
   kept.dropped = count_dropped(pft.rows.slice(first, first + tokens));
   const std::int64_t chunks = pass == MoePass::training ? config_.overlap_chunks : 1;
+  std::vector<Pft> parts;
   for (std::int64_t i = 0; i < chunks; ++i) {
-    TokenChunk chunk = token_chunk(all, i, chunks);
-    chunk.plan = dispatcher(pass).plan(
-        ctx, saved, chunks == 1 ? pft : slice_pft(ctx.workspace, pft, chunk.first, chunk.end));
-    kept.chunks.push_back(std::move(chunk));
+    kept.chunks.push_back(token_chunk(all, i, chunks));
+    const TokenChunk& c = kept.chunks.back();
+    parts.push_back(chunks == 1 ? pft : slice_pft(ctx.workspace, pft, c.first, c.end));
   }
+  std::vector<DispatchPlan> plans = dispatcher(pass).plans(ctx, saved, parts);
+  for (std::size_t i = 0; i < plans.size(); ++i) kept.chunks[i].plan = std::move(plans[i]);
 }
 
 void MoeLayer::forward(const Context& ctx, Arena& saved, const Tensor& x, const Tensor& y,

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "base/timer.h"
+#include "comm/link_rates.h"
 #include "moe/dispatch/node_map.h"
 #include "moe/dispatch/redundancy.h"
 #include "moe/dispatch/synthetic.h"
@@ -68,7 +69,8 @@ DispatcherChoice choose_dispatcher(Communicator& ep, Communicator& ep_node, cons
   while (tried < all_tokens) {
     Trial trial(ep, config, tried, hidden, dtype);
     trial.seconds(*flat);  // memory is touched
-    if (trial.seconds(*flat) > kTrialSeconds) break;
+    trial.seconds(*rbd);
+    if (std::max(trial.seconds(*flat), trial.seconds(*rbd)) > kTrialSeconds) break;
     tried = std::min(2 * tried, all_tokens);
   }
   Trial trial(ep, config, tried, hidden, dtype);
@@ -80,22 +82,27 @@ DispatcherChoice choose_dispatcher(Communicator& ep, Communicator& ep_node, cons
     flat_times[i] = trial.seconds(*flat);
     rbd_times[i] = trial.seconds(*rbd);
   }
-  const double flat_time = median(flat_times);
-  const double rbd_time = median(rbd_times);
   DispatcherChoice choice;
-  choice.kind = rbd_time < flat_time ? DispatcherKind::rbd : DispatcherKind::flat;
+  choice.flat_seconds = median(flat_times);
+  choice.rbd_seconds = median(rbd_times);
+  choice.kind = choice.rbd_seconds < choice.flat_seconds ? DispatcherKind::rbd : DispatcherKind::flat;
   const bool two_stages = choice.kind == DispatcherKind::rbd;
   const NodeMap nodes(ep.nodes(), ep.size());
   std::vector<std::int64_t> experts;
   for (const auto& ranks : nodes.ranks_of)
     experts.push_back(static_cast<std::int64_t>(ranks.size()) * config.router.experts / ep.size());
   const double redundant = expected_redundancy(experts, config.router.top_k);
+  const LinkRates links = measure_links(ep);
+  const auto rate = [](double bytes_per_second, const char* where) {
+    return bytes_per_second > 0 ? fmt::format(", {:.3g} GB/s a rank {}", 1e-9 * bytes_per_second, where) : "";
+  };
+  const auto [least, most] = std::minmax(choice.flat_seconds, choice.rbd_seconds);
   choice.why = fmt::format(
-      "{}: {} node{}, {:.1f} % of rows redundant, dispatch + combine {:.3g} ms against {:.3g} ms of {}, "
+      "{}: {} node{}{}{}, {:.1f} % of rows redundant, dispatch + combine {:.3g} ms against {:.3g} ms of {}, "
       "measured with {} tokens a rank",
-      two_stages ? "rbd" : "flat", nodes.nodes(), nodes.nodes() == 1 ? "" : "s", 100.0 * redundant,
-      1e3 * std::min(flat_time, rbd_time), 1e3 * std::max(flat_time, rbd_time), two_stages ? "flat" : "rbd",
-      tried);
+      two_stages ? "rbd" : "flat", nodes.nodes(), nodes.nodes() == 1 ? "" : "s",
+      rate(links.between_nodes, "between nodes"), rate(links.within_node, "within a node"), 100.0 * redundant,
+      1e3 * least, 1e3 * most, two_stages ? "flat" : "rbd", tried);
   return choice;
 }
 

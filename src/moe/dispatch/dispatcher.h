@@ -1,7 +1,7 @@
 // Dispatchers bring rows to the ranks that hold their experts, and back. The MoE layer uses them in one way
 // in both directions of training:
 //
-//   forward    plan(pft)
+//   forward    plan = plans(pft)
 //              x_rows = dispatch(x);    y_rows = experts(x_rows);         combine(y_rows) -> y
 //   backward   dy_rows = dispatch(dy);  dx_rows, dw = experts'(dy_rows);  combine(dx_rows) -> dx
 //              return_weights(dw)
@@ -20,6 +20,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "comm/communicator.h"
@@ -70,9 +72,13 @@ class Dispatcher {
  public:
   virtual ~Dispatcher() = default;
 
-  // Exchanges counts. The one place of a layer where the host waits for them. The plan's arrays come from
-  // `saved`; those that depend on what other ranks send (expert_rows()) are filled in by the first dispatch.
-  virtual DispatchPlan plan(const Context& ctx, Arena& saved, const Pft& pft) = 0;
+  // A plan for each batch of tokens of a layer, of which all ranks have equally many. Exchanges the counts of
+  // all at once: the one place of a layer where the host waits for them. A plan's arrays come from `saved`;
+  // those that depend on what other ranks send (expert_rows()) are filled in by the first dispatch.
+  virtual std::vector<DispatchPlan> plans(const Context& ctx, Arena& saved, std::span<const Pft> pfts) = 0;
+  DispatchPlan plan(const Context& ctx, Arena& saved, const Pft& pft) {
+    return std::move(plans(ctx, saved, {&pft, 1}).front());
+  }
   // x [T, H] -> where the local experts find their rows. Received rows come from `arena`, buffers to send
   // from ctx.workspace. `plan` stays where it is until the passage has ended; the
   // first one completes it.

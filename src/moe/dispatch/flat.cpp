@@ -42,12 +42,100 @@ class FlatDispatcher final : public Dispatcher {
  public:
   explicit FlatDispatcher(Communicator& ep) : ep_(ep) {}
 
-  DispatchPlan plan(const Context& ctx, Arena& saved, const Pft& pft) override {
+  std::vector<DispatchPlan> plans(const Context& ctx, Arena& saved, std::span<const Pft> pfts) override {
     const profile::Scope timed(profile::Activity::pft);
+    const std::vector<Counts> incoming = exchange_counts(ctx, pfts);
+    std::vector<DispatchPlan> made;
+    for (std::size_t i = 0; i < pfts.size(); ++i) made.push_back(make_plan(saved, pfts[i], incoming[i]));
+    return made;
+  }
+
+  std::unique_ptr<Passage> begin_dispatch(const Context& ctx, Arena& arena, DispatchPlan& plan,
+                                          const Tensor& x) override {
+    auto passage = std::make_unique<FlatPassage>(ep_, plan);
+    passage->rows.local = x;
+    if (ep_.size() == 1) return passage;
+    passage->rows.remote = arena.tensor(x.dtype(), {plan.received(), x.dim(1)});
+    const Tensor send = ctx.workspace.tensor(x.dtype(), {plan.send_tokens.dim(0), x.dim(1)});
+    {
+      const profile::Scope scope(profile::Activity::gather);
+      gather_rows(ctx, x, plan.send_tokens, send);
+    }
+    std::vector<ExchangePart> parts = {{send, plan.send_rows, passage->rows.remote, plan.recv_rows}};
+    if (!plan.complete) {
+      passage->received_weights = ctx.workspace.tensor(DType::f32, {plan.received()});
+      parts.push_back({plan.send_weights, plan.send_rows, passage->received_weights, plan.recv_rows});
+    }
+    passage->transfer = start_timed(ep_, parts);
+    return passage;
+  }
+
+  RowPair results(Arena& arena, const DispatchPlan& plan, const Tensor& like) override {
+    RowPair pair{arena.tensor(like.dtype(), {plan.local_rows, like.dim(1)}), {}};
+    if (ep_.size() > 1) pair.remote = arena.tensor(like.dtype(), {plan.received(), like.dim(1)});
+    return pair;
+  }
+
+  std::unique_ptr<Passage> begin_combine(const Context& ctx, const DispatchPlan& plan, const RowPair& results,
+                                         const Tensor& out) override {
+    auto passage = std::make_unique<CombinePassage>(ctx, ep_, results.local, plan.combine_index, out);
+    if (ep_.size() == 1) return passage;
+    const ExchangePart part{results.remote, plan.recv_rows, results.local.slice(0, plan.send_tokens.dim(0)),
+                            plan.send_rows};
+    passage->transfer = start_timed(ep_, {&part, 1});
+    return passage;
+  }
+
+  void return_weights(const Context& ctx, const DispatchPlan& plan, const Tensor& dweights,
+                      const Tensor& d_top_weights) override {
+    const profile::Scope timed(profile::Activity::combine);
+    const ArenaScope scope(ctx.workspace);
+    const Tensor all = ctx.workspace.tensor(DType::f32, {plan.local_rows + plan.received()});
+    const auto* destination = plan.destination.data<std::int32_t>();
+    const auto* from = dweights.data<float>();
+    auto* to = all.data<float>();
+    for (std::int64_t r = 0; r < dweights.dim(0); ++r) to[destination[r]] = from[r];
+    if (ep_.size() > 1) {
+      const ExchangePart part{all.slice(plan.local_rows, all.dim(0)), plan.recv_rows,
+                              all.slice(0, plan.send_tokens.dim(0)), plan.send_rows};
+      wait_timed(ep_, start_timed(ep_, {&part, 1}).get());
+    }
+    const auto* index = plan.combine_index.data<std::int32_t>();
+    auto* out = d_top_weights.data<float>();
+    for (std::int64_t a = 0; a < d_top_weights.numel(); ++a) out[a] = index[a] < 0 ? 0.0F : to[index[a]];
+  }
+
+ private:
+  // [ep * E / ep]: rows that rank j sends to local expert e, at j * (E / ep) + e.
+  using Counts = std::vector<std::int64_t>;
+
+  std::vector<Counts> exchange_counts(const Context& ctx, std::span<const Pft> pfts) {
+    std::vector<Counts> incoming;
+    for (const Pft& pft : pfts) incoming.push_back(pft.per_expert);
+    if (ep_.size() == 1) return incoming;
+    const ArenaScope scope(ctx.workspace);
+    // Each rank's counts of all batches lie together.
+    const std::int64_t ranks = ep_.size();
+    const auto batches = static_cast<std::int64_t>(pfts.size());
+    const std::int64_t local_experts = static_cast<std::int64_t>(incoming.front().size()) / ranks;
+    const Tensor send = ctx.workspace.tensor(DType::i64, {ranks, batches, local_experts});
+    const Tensor recv = ctx.workspace.tensor(DType::i64, send.shape());
+    const auto for_each_run = [&](const Tensor& counts, auto&& fn) {
+      for (std::int64_t j = 0; j < ranks; ++j)
+        for (std::int64_t b = 0; b < batches; ++b)
+          fn(counts[j][b].data<std::int64_t>(),
+             incoming[static_cast<std::size_t>(b)].data() + j * local_experts);
+    };
+    for_each_run(send, [&](std::int64_t* run, std::int64_t* own) { std::copy_n(own, local_experts, run); });
+    exchange_counts_timed(ep_, send, recv);
+    for_each_run(recv, [&](std::int64_t* run, std::int64_t* own) { std::copy_n(run, local_experts, own); });
+    return incoming;
+  }
+
+  DispatchPlan make_plan(Arena& saved, const Pft& pft, const Counts& incoming) const {
     const auto ranks = static_cast<std::size_t>(ep_.size());
     const auto self = static_cast<std::size_t>(ep_.rank());
     const std::size_t local_experts = pft.per_expert.size() / ranks;
-    const auto incoming = exchange_counts(ctx, pft);
 
     DispatchPlan plan;
     plan.tokens = pft.tokens;
@@ -106,77 +194,9 @@ class FlatDispatcher final : public Dispatcher {
     return plan;
   }
 
-  std::unique_ptr<Passage> begin_dispatch(const Context& ctx, Arena& arena, DispatchPlan& plan,
-                                          const Tensor& x) override {
-    auto passage = std::make_unique<FlatPassage>(ep_, plan);
-    passage->rows.local = x;
-    if (ep_.size() == 1) return passage;
-    passage->rows.remote = arena.tensor(x.dtype(), {plan.received(), x.dim(1)});
-    const Tensor send = ctx.workspace.tensor(x.dtype(), {plan.send_tokens.dim(0), x.dim(1)});
-    {
-      const profile::Scope scope(profile::Activity::gather);
-      gather_rows(ctx, x, plan.send_tokens, send);
-    }
-    std::vector<ExchangePart> parts = {{send, plan.send_rows, passage->rows.remote, plan.recv_rows}};
-    if (!plan.complete) {
-      passage->received_weights = ctx.workspace.tensor(DType::f32, {plan.received()});
-      parts.push_back({plan.send_weights, plan.send_rows, passage->received_weights, plan.recv_rows});
-    }
-    passage->transfer = start_timed(ep_, parts);
-    return passage;
-  }
-
-  RowPair results(Arena& arena, const DispatchPlan& plan, const Tensor& like) override {
-    RowPair pair{arena.tensor(like.dtype(), {plan.local_rows, like.dim(1)}), {}};
-    if (ep_.size() > 1) pair.remote = arena.tensor(like.dtype(), {plan.received(), like.dim(1)});
-    return pair;
-  }
-
-  std::unique_ptr<Passage> begin_combine(const Context& ctx, const DispatchPlan& plan, const RowPair& results,
-                                         const Tensor& out) override {
-    auto passage = std::make_unique<CombinePassage>(ctx, ep_, results.local, plan.combine_index, out);
-    if (ep_.size() == 1) return passage;
-    const ExchangePart part{results.remote, plan.recv_rows, results.local.slice(0, plan.send_tokens.dim(0)),
-                            plan.send_rows};
-    passage->transfer = start_timed(ep_, {&part, 1});
-    return passage;
-  }
-
-  void return_weights(const Context& ctx, const DispatchPlan& plan, const Tensor& dweights,
-                      const Tensor& d_top_weights) override {
-    const ArenaScope scope(ctx.workspace);
-    const Tensor all = ctx.workspace.tensor(DType::f32, {plan.local_rows + plan.received()});
-    const auto* destination = plan.destination.data<std::int32_t>();
-    const auto* from = dweights.data<float>();
-    auto* to = all.data<float>();
-    for (std::int64_t r = 0; r < dweights.dim(0); ++r) to[destination[r]] = from[r];
-    if (ep_.size() > 1)
-      ep_.all_to_all_v(all.slice(plan.local_rows, all.dim(0)), plan.recv_rows,
-                       all.slice(0, plan.send_tokens.dim(0)), plan.send_rows);
-    const auto* index = plan.combine_index.data<std::int32_t>();
-    auto* out = d_top_weights.data<float>();
-    for (std::int64_t a = 0; a < d_top_weights.numel(); ++a) out[a] = index[a] < 0 ? 0.0F : to[index[a]];
-  }
-
- private:
-  // [ep * E / ep]: rows that rank j sends to local expert e, at j * (E / ep) + e.
-  std::vector<std::int64_t> exchange_counts(const Context& ctx, const Pft& pft) {
-    std::vector<std::int64_t> incoming = pft.per_expert;
-    if (ep_.size() == 1) return incoming;
-    const ArenaScope scope(ctx.workspace);
-    const auto experts = static_cast<std::int64_t>(pft.per_expert.size());
-    const Tensor send = ctx.workspace.tensor(DType::i64, {experts});
-    const Tensor recv = ctx.workspace.tensor(DType::i64, {experts});
-    std::copy(incoming.begin(), incoming.end(), send.data<std::int64_t>());
-    const std::vector<std::int64_t> each(static_cast<std::size_t>(ep_.size()), experts / ep_.size());
-    ep_.all_to_all_v(send, each, recv, each);
-    std::copy_n(recv.data<std::int64_t>(), experts, incoming.begin());
-    return incoming;
-  }
-
   // The order in which the experts compute: by expert, then by rank of origin, then by token.
   // Weights of rows from other ranks are filled in when they are here.
-  void place_rows(const DispatchPlan& plan, const Pft& pft, const std::vector<std::int64_t>& incoming,
+  void place_rows(const DispatchPlan& plan, const Pft& pft, const Counts& incoming,
                   std::int64_t own_begin) const {
     const auto ranks = static_cast<std::size_t>(ep_.size());
     const auto self = static_cast<std::size_t>(ep_.rank());

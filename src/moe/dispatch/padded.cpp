@@ -33,8 +33,57 @@ class PaddedDispatcher final : public Dispatcher {
           "rows per expert");
   }
 
-  DispatchPlan plan(const Context& ctx, Arena& saved, const Pft& pft) override {
+  std::vector<DispatchPlan> plans(const Context& ctx, Arena& saved, std::span<const Pft> pfts) override {
     const profile::Scope timed(profile::Activity::pft);
+    std::vector<DispatchPlan> made;
+    for (const Pft& pft : pfts) made.push_back(make_plan(ctx, saved, pft));
+    return made;
+  }
+
+  std::unique_ptr<Passage> begin_dispatch(const Context& ctx, Arena& arena, DispatchPlan& plan,
+                                          const Tensor& x) override {
+    auto passage = std::make_unique<PaddedPassage>(ep_);
+    passage->rows.local = arena.tensor(x.dtype(), {plan.received(), x.dim(1)});
+    const Tensor send = ctx.workspace.tensor(x.dtype(), {plan.local_rows, x.dim(1)});
+    {
+      const profile::Scope scope(profile::Activity::gather);
+      gather_rows(ctx, x, plan.send_tokens, send);
+    }
+    const ExchangePart part{send, plan.send_rows, passage->rows.local, plan.recv_rows};
+    passage->transfer = start_timed(ep_, {&part, 1});
+    return passage;
+  }
+
+  RowPair results(Arena& arena, const DispatchPlan& plan, const Tensor& like) override {
+    return {arena.tensor(like.dtype(), {plan.received(), like.dim(1)}), {}};
+  }
+
+  std::unique_ptr<Passage> begin_combine(const Context& ctx, const DispatchPlan& plan, const RowPair& results,
+                                         const Tensor& out) override {
+    const Tensor returned = ctx.workspace.tensor(out.dtype(), {plan.local_rows, out.dim(1)});
+    auto passage = std::make_unique<CombinePassage>(ctx, ep_, returned, plan.combine_index, out);
+    const ExchangePart part{results.local, plan.recv_rows, returned, plan.send_rows};
+    passage->transfer = start_timed(ep_, {&part, 1});
+    return passage;
+  }
+
+  void return_weights(const Context& ctx, const DispatchPlan& plan, const Tensor& dweights,
+                      const Tensor& d_top_weights) override {
+    const profile::Scope timed(profile::Activity::combine);
+    const ArenaScope scope(ctx.workspace);
+    const Tensor send = ctx.workspace.tensor(DType::f32, {plan.received()});
+    const Tensor returned = ctx.workspace.tensor(DType::f32, {plan.local_rows});
+    for (std::int64_t r = 0; r < dweights.dim(0); ++r)
+      send.data<float>()[plan.destination.data<std::int32_t>()[r]] = dweights.data<float>()[r];
+    exchange(send, plan.recv_rows, returned, plan.send_rows);
+    const auto* index = plan.combine_index.data<std::int32_t>();
+    auto* out = d_top_weights.data<float>();
+    for (std::int64_t a = 0; a < d_top_weights.numel(); ++a)
+      out[a] = index[a] < 0 ? 0.0F : returned.data<float>()[index[a]];
+  }
+
+ private:
+  DispatchPlan make_plan(const Context& ctx, Arena& saved, const Pft& pft) {
     const auto experts = static_cast<std::int64_t>(pft.per_expert.size());
     const std::int64_t capacity =
         expert_capacity(pft.tokens, pft.top_k, experts, *config_.capacity_factor, config_.min_capacity);
@@ -82,7 +131,7 @@ class PaddedDispatcher final : public Dispatcher {
 
     // Received: [ep, E / ep, capacity]; the experts compute by expert, then by rank.
     const Tensor weights = ctx.workspace.tensor(DType::f32, {rows});
-    ep_.all_to_all_v(sent_weights, plan.send_rows, weights, plan.recv_rows);
+    exchange(sent_weights, plan.send_rows, weights, plan.recv_rows);
     std::int64_t r = 0;
     for (std::int64_t e = 0; e < local_experts; ++e) {
       for (std::int64_t j = 0; j < ranks; ++j) {
@@ -97,64 +146,26 @@ class PaddedDispatcher final : public Dispatcher {
     return plan;
   }
 
-  std::unique_ptr<Passage> begin_dispatch(const Context& ctx, Arena& arena, DispatchPlan& plan,
-                                          const Tensor& x) override {
-    auto passage = std::make_unique<PaddedPassage>(ep_);
-    passage->rows.local = arena.tensor(x.dtype(), {plan.received(), x.dim(1)});
-    const Tensor send = ctx.workspace.tensor(x.dtype(), {plan.local_rows, x.dim(1)});
-    {
-      const profile::Scope scope(profile::Activity::gather);
-      gather_rows(ctx, x, plan.send_tokens, send);
-    }
-    const ExchangePart part{send, plan.send_rows, passage->rows.local, plan.recv_rows};
-    passage->transfer = start_timed(ep_, {&part, 1});
-    return passage;
+  void exchange(const Tensor& send, std::span<const std::int64_t> send_rows, const Tensor& recv,
+                std::span<const std::int64_t> recv_rows) const {
+    const ExchangePart part{send, send_rows, recv, recv_rows};
+    wait_timed(ep_, start_timed(ep_, {&part, 1}).get());
   }
 
-  RowPair results(Arena& arena, const DispatchPlan& plan, const Tensor& like) override {
-    return {arena.tensor(like.dtype(), {plan.received(), like.dim(1)}), {}};
-  }
-
-  std::unique_ptr<Passage> begin_combine(const Context& ctx, const DispatchPlan& plan, const RowPair& results,
-                                         const Tensor& out) override {
-    const Tensor returned = ctx.workspace.tensor(out.dtype(), {plan.local_rows, out.dim(1)});
-    auto passage = std::make_unique<CombinePassage>(ctx, ep_, returned, plan.combine_index, out);
-    const ExchangePart part{results.local, plan.recv_rows, returned, plan.send_rows};
-    passage->transfer = start_timed(ep_, {&part, 1});
-    return passage;
-  }
-
-  void return_weights(const Context& ctx, const DispatchPlan& plan, const Tensor& dweights,
-                      const Tensor& d_top_weights) override {
-    const ArenaScope scope(ctx.workspace);
-    const Tensor send = ctx.workspace.tensor(DType::f32, {plan.received()});
-    const Tensor returned = ctx.workspace.tensor(DType::f32, {plan.local_rows});
-    for (std::int64_t r = 0; r < dweights.dim(0); ++r)
-      send.data<float>()[plan.destination.data<std::int32_t>()[r]] = dweights.data<float>()[r];
-    ep_.all_to_all_v(send, plan.recv_rows, returned, plan.send_rows);
-    const auto* index = plan.combine_index.data<std::int32_t>();
-    auto* out = d_top_weights.data<float>();
-    for (std::int64_t a = 0; a < d_top_weights.numel(); ++a)
-      out[a] = index[a] < 0 ? 0.0F : returned.data<float>()[index[a]];
-  }
-
- private:
-  // Asked once per new T: a batch has the same shape at every step.
-  void check_same_tokens(std::int64_t tokens) {
-    if (std::find(same_on_all_.begin(), same_on_all_.end(), tokens) != same_on_all_.end()) return;
-    const std::int64_t least = ep_.all_reduce(tokens, ReduceOp::min);
-    const std::int64_t most = ep_.all_reduce(tokens, ReduceOp::max);
+  void check_same_tokens(std::int64_t tokens) const {
+    std::int64_t extremes[] = {tokens, -tokens};
+    ep_.all_reduce(Tensor(extremes, DType::i64, {2}), ReduceOp::max);
+    const std::int64_t most = extremes[0];
+    const std::int64_t least = -extremes[1];
     if (least != most)
       fail_everywhere(
           "--moe-dispatcher padded needs as many tokens on every rank, found {} to {}: its buffers are "
           "exchanged in equal parts; use --moe-dispatcher flat",
           least, most);
-    same_on_all_.push_back(tokens);
   }
 
   Communicator& ep_;
   MoeConfig config_;
-  std::vector<std::int64_t> same_on_all_;  // values of T known to be those of all ranks
 };
 
 }  // namespace

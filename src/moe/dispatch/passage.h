@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "base/profile.h"
 #include "moe/dispatch/dispatcher.h"
@@ -31,6 +32,13 @@ inline void wait_timed(const Communicator& group, Transfer* transfer) {
   if (transfer == nullptr) return;
   const profile::Scope scope(exchange_activity(group));
   transfer->wait();
+}
+
+// One row of counts to each rank. Ranks come to it when their routing is known: the time goes into waiting.
+inline void exchange_counts_timed(Communicator& group, const Tensor& send, const Tensor& recv) {
+  const profile::Scope scope(profile::Activity::waiting);
+  const std::vector<std::int64_t> each(static_cast<std::size_t>(group.size()), 1);
+  group.all_to_all_v(send, each, recv, each);
 }
 
 // The way back over one hop.

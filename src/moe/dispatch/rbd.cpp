@@ -15,8 +15,8 @@ class RbdDispatcher final : public Dispatcher {
  public:
   RbdDispatcher(Communicator& ep, Communicator& ep_node) : planner_(ep, ep_node), ep_(ep), node_(ep_node) {}
 
-  DispatchPlan plan(const Context& ctx, Arena& saved, const Pft& pft) override {
-    return planner_.plan(ctx, saved, pft);
+  std::vector<DispatchPlan> plans(const Context& ctx, Arena& saved, std::span<const Pft> pfts) override {
+    return planner_.plans(ctx, saved, pfts);
   }
   std::unique_ptr<Passage> begin_dispatch(const Context& ctx, Arena& arena, DispatchPlan& plan,
                                           const Tensor& x) override;
@@ -182,6 +182,7 @@ std::unique_ptr<Passage> RbdDispatcher::begin_combine(const Context& ctx, const 
 
 void RbdDispatcher::return_weights(const Context& ctx, const DispatchPlan& plan, const Tensor& dweights,
                                    const Tensor& d_top_weights) {
+  const profile::Scope timed(profile::Activity::combine);
   const ArenaScope scope(ctx.workspace);
   const RelayPlan& legs = plan.relay;
   const std::int64_t computed = dweights.dim(0);

@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 #include "base/profile.h"
+#include "moe/dispatch/passage.h"
 #include "moe/dispatch/pilots.h"
 
 namespace xmoe {
@@ -53,6 +55,14 @@ struct RbdPlanner::Flow {
 
   std::size_t places;                       // m
   std::vector<std::int64_t> rows, entries;  // [P, m] by sender and place of the receiver
+};
+
+// A plan until the counts of the other ranks are known.
+struct RbdPlanner::Draft {
+  DispatchPlan plan;
+  Assignments sorted;
+  Flow flow;
+  Widths widths;
 };
 
 namespace {
@@ -176,68 +186,87 @@ RbdPlanner::Widths RbdPlanner::count(const Assignments& sorted, RelayPlan& relay
   return widths;
 }
 
-// To rank q: rows and entries that cross to it, the widths of its tables, and for each rank of its node what
-// q will get from it and what q will pass on to it.
-void RbdPlanner::exchange_counts(const Context& ctx, RelayPlan& relay, Flow& flow, Widths& widths) const {
+// To rank q, for each batch: rows and entries that cross to it, the widths of its tables, and for each rank
+// of its node what q will get from it and what q will pass on to it.
+void RbdPlanner::exchange_counts(const Context& ctx, std::vector<Draft>& drafts) const {
   const int ranks = nodes_.ranks();
-  const auto places = static_cast<std::int64_t>(flow.places);
-  const std::int64_t length = 4 + 4 * places;
-  const Tensor send = ctx.workspace.zeros(DType::i64, {ranks, length});
-  const Tensor recv = ctx.workspace.tensor(DType::i64, {ranks, length});
+  const std::int64_t length = 4 + 4 * static_cast<std::int64_t>(nodes_.largest());
+  const auto batches = static_cast<std::int64_t>(drafts.size());
+  const Tensor send = ctx.workspace.zeros(DType::i64, {ranks, batches, length});
+  const Tensor recv = ctx.workspace.tensor(DType::i64, send.shape());
   for (int q = 0; q < ranks; ++q) {
-    auto* to = send[q].data<std::int64_t>();
-    *to++ = relay.crossing.send_rows[index_of(q)];
-    *to++ = relay.crossing.send_entries[index_of(q)];
-    *to++ = widths.relay[index_of(q)];
-    *to++ = widths.back[index_of(q)];
-    for (const int peer : nodes_.on(nodes_.node(q))) {
-      *to++ = flow.rows[flow.at(peer, nodes_.place(q))];
-      *to++ = flow.entries[flow.at(peer, nodes_.place(q))];
-      *to++ = flow.rows[flow.at(q, nodes_.place(peer))];
-      *to++ = flow.entries[flow.at(q, nodes_.place(peer))];
+    for (std::int64_t b = 0; b < batches; ++b) {
+      const auto& [plan, sorted, flow, widths] = drafts[static_cast<std::size_t>(b)];
+      auto* to = send[q][b].data<std::int64_t>();
+      *to++ = plan.relay.crossing.send_rows[index_of(q)];
+      *to++ = plan.relay.crossing.send_entries[index_of(q)];
+      *to++ = widths.relay[index_of(q)];
+      *to++ = widths.back[index_of(q)];
+      for (const int peer : nodes_.on(nodes_.node(q))) {
+        *to++ = flow.rows[flow.at(peer, nodes_.place(q))];
+        *to++ = flow.entries[flow.at(peer, nodes_.place(q))];
+        *to++ = flow.rows[flow.at(q, nodes_.place(peer))];
+        *to++ = flow.entries[flow.at(q, nodes_.place(peer))];
+      }
     }
   }
-  const std::vector<std::int64_t> each(index_of(ranks), 1);
-  ep_.all_to_all_v(send, each, recv, each);
-  std::int64_t relay_width = 1;
-  std::int64_t back_width = 1;
-  for (int s = 0; s < ranks; ++s) {
-    const auto* from = recv[s].data<std::int64_t>();
-    relay.crossing.recv_rows[index_of(s)] = *from++;
-    relay.crossing.recv_entries[index_of(s)] = *from++;
-    relay_width = std::max(relay_width, *from++);
-    back_width = std::max(back_width, *from++);
-    for (const int peer : nodes_.on(node_)) {
-      const auto place = index_of(nodes_.place(peer));
-      RelayPlan::Leg& in = s == peer ? relay.own : relay.relayed;
-      in.recv_rows[place] += *from++;
-      in.recv_entries[place] += *from++;
-      RelayPlan::Leg& out = s == self_ ? relay.own : relay.relayed;
-      out.send_rows[place] += *from++;
-      out.send_entries[place] += *from++;
+  exchange_counts_timed(ep_, send, recv);
+  for (std::int64_t b = 0; b < batches; ++b) {
+    Draft& draft = drafts[static_cast<std::size_t>(b)];
+    RelayPlan& relay = draft.plan.relay;
+    std::int64_t relay_width = 1;
+    std::int64_t back_width = 1;
+    for (int s = 0; s < ranks; ++s) {
+      const auto* from = recv[s][b].data<std::int64_t>();
+      relay.crossing.recv_rows[index_of(s)] = *from++;
+      relay.crossing.recv_entries[index_of(s)] = *from++;
+      relay_width = std::max(relay_width, *from++);
+      back_width = std::max(back_width, *from++);
+      for (const int peer : nodes_.on(node_)) {
+        const auto place = index_of(nodes_.place(peer));
+        RelayPlan::Leg& in = s == peer ? relay.own : relay.relayed;
+        in.recv_rows[place] += *from++;
+        in.recv_entries[place] += *from++;
+        RelayPlan::Leg& out = s == self_ ? relay.own : relay.relayed;
+        out.send_rows[place] += *from++;
+        out.send_entries[place] += *from++;
+      }
     }
+    draft.widths.relay = {relay_width};
+    draft.widths.back = {back_width};
   }
-  widths.relay = {relay_width};
-  widths.back = {back_width};
 }
 
-DispatchPlan RbdPlanner::plan(const Context& ctx, Arena& saved, const Pft& pft) const {
+std::vector<DispatchPlan> RbdPlanner::plans(const Context& ctx, Arena& saved,
+                                            std::span<const Pft> pfts) const {
   const profile::Scope timed(profile::Activity::pft);
   const ArenaScope scope(ctx.workspace);
-  DispatchPlan plan;
+  const int here = static_cast<int>(nodes_.on(node_).size());
+  std::vector<Draft> drafts;
+  for (const Pft& pft : pfts) {
+    Draft draft{{}, sort_by_node(ctx, pft), Flow(nodes_), {}};
+    RelayPlan& relay = draft.plan.relay;
+    resize(relay.crossing, nodes_.ranks());
+    resize(relay.own, here);
+    resize(relay.relayed, here);
+    draft.widths = count(draft.sorted, relay, draft.flow);
+    drafts.push_back(std::move(draft));
+  }
+  exchange_counts(ctx, drafts);
+  std::vector<DispatchPlan> made;
+  for (std::size_t i = 0; i < pfts.size(); ++i) {
+    size_arrays(saved, pfts[i], drafts[i]);
+    fill_own(drafts[i].plan, pfts[i], drafts[i].sorted);
+    made.push_back(std::move(drafts[i].plan));
+  }
+  return made;
+}
+
+void RbdPlanner::size_arrays(Arena& saved, const Pft& pft, Draft& draft) const {
+  auto& [plan, sorted, flow, widths] = draft;
+  RelayPlan& relay = plan.relay;
   plan.tokens = pft.tokens;
   plan.complete = false;
-  RelayPlan& relay = plan.relay;
-  resize(relay.crossing, nodes_.ranks());
-  const int here = static_cast<int>(nodes_.on(node_).size());
-  resize(relay.own, here);
-  resize(relay.relayed, here);
-
-  const Assignments sorted = sort_by_node(ctx, pft);
-  Flow flow(nodes_);
-  Widths widths = count(sorted, relay, flow);
-  exchange_counts(ctx, relay, flow, widths);
-
   const std::int64_t own_experts =
       pft.kept() - relay.crossing.sent_entries() - relay.own.sent_entries();  // assignments, of own tokens
   const std::int64_t received_entries = relay.own.received_entries() + relay.relayed.received_entries();
@@ -268,8 +297,6 @@ DispatchPlan RbdPlanner::plan(const Context& ctx, Arena& saved, const Pft& pft) 
   relay.back_index = filled_index(saved, {relay.own.received() + relay.relayed.received(), widths.back[0]});
   relay.relay_weight = saved.tensor(DType::i32, {relay.crossing.received_entries()});
   relay.back_weight = saved.tensor(DType::i32, {received_entries});
-  fill_own(plan, pft, sorted);
-  return plan;
 }
 
 void RbdPlanner::fill_own(DispatchPlan& plan, const Pft& pft, const Assignments& sorted) const {

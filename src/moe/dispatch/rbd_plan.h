@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <numeric>
+#include <span>
 #include <vector>
 
 #include "comm/communicator.h"
@@ -40,7 +41,7 @@ class RbdPlanner {
   const NodeMap& nodes() const { return nodes_; }
 
   // All sizes, and what this rank's own routing tells. Collective: one exchange of counts over ep.
-  DispatchPlan plan(const Context& ctx, Arena& saved, const Pft& pft) const;
+  std::vector<DispatchPlan> plans(const Context& ctx, Arena& saved, std::span<const Pft> pfts) const;
   // From the entries that came by crossing: what is passed on within the node, and its entries.
   void fill_relayed(DispatchPlan& plan,
                     const Tensor& crossed,         // [crossed entries] i64
@@ -53,12 +54,14 @@ class RbdPlanner {
   struct Assignments;
   struct Widths;
   struct Flow;
+  struct Draft;
   int rank_of(std::int64_t expert, std::int64_t local_experts) const {
     return static_cast<int>(expert / local_experts);
   }
   Assignments sort_by_node(const Context& ctx, const Pft& pft) const;
   Widths count(const Assignments& sorted, RelayPlan& relay, Flow& flow) const;
-  void exchange_counts(const Context& ctx, RelayPlan& relay, Flow& flow, Widths& widths) const;
+  void exchange_counts(const Context& ctx, std::vector<Draft>& drafts) const;
+  void size_arrays(Arena& saved, const Pft& pft, Draft& draft) const;
   void fill_own(DispatchPlan& plan, const Pft& pft, const Assignments& sorted) const;
 
   Communicator& ep_;

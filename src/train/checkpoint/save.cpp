@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "comm/pending.h"
 #include "train/checkpoint/checkpoint.h"
 #include "train/checkpoint/manifest.h"
 #include "train/checkpoint/safetensors.h"
@@ -280,6 +281,7 @@ void Save::run(std::span<const CheckpointTensor> tensors, const std::string& sta
 
 void save_checkpoint(const fs::path& root, std::int64_t iteration, std::span<const CheckpointTensor> tensors,
                      const std::string& state_json, const Mesh& mesh, const SaveOptions& options) {
+  const PatientScope patience;  // file systems differ, and a limit must not cost the checkpoint
   Save(root, iteration, mesh, options).run(tensors, state_json);
 }
 

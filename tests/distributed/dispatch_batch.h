@@ -1,0 +1,266 @@
+// A batch of tokens with its routing, random or adversarial, on simulated nodes, and what a rank on its own
+// would make of it: for the tests of the dispatchers.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cmath>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/rng.h"
+#include "comm/topology.h"
+#include "distributed/support.h"
+#include "moe/dispatch/dispatcher.h"
+#include "moe/dispatch/node_map.h"
+#include "support/op_case.h"
+
+namespace xmoe::dispatch_test {
+
+using distributed::world;
+
+inline constexpr std::int64_t kHidden = 10;
+
+enum class Routing : std::uint8_t { random, one_expert, last_node, own_rank, all };
+
+struct DispatchCase {
+  const char* name;
+  std::int64_t experts_per_rank;
+  std::int64_t top_k;
+  std::vector<std::int64_t> tokens;  // by rank, repeated
+  Routing routing = Routing::random;
+  std::int64_t capacity = 0;  // of an expert, of one rank's tokens; 0: nothing is dropped
+  DType dtype = DType::f32;
+};
+
+// How the ranks sit on nodes: consecutive ones (the last node may have fewer), in turns on two nodes, or as
+// when nobody knows.
+enum class Nodes : std::uint8_t { unknown, of_1, of_2, of_3, of_4, in_turns };
+
+inline std::string name_of(Nodes nodes) {
+  constexpr std::array<const char*, 6> kNames = {"unknown", "of_1", "of_2", "of_3", "of_4", "in_turns"};
+  return kNames[static_cast<std::size_t>(nodes)];
+}
+
+// The nodes of the world for the life of this object.
+class SimulatedNodes {
+ public:
+  explicit SimulatedNodes(Nodes nodes) {
+    if (nodes == Nodes::unknown) return;
+    if (nodes == Nodes::in_turns) {
+      std::vector<int> names;
+      for (int r = 0; r < world().size(); ++r) names.push_back(r % 2);
+      world().set_nodes(names);
+    } else {
+      detect_topology(world(), static_cast<int>(nodes));
+    }
+  }
+  ~SimulatedNodes() { world().set_nodes({}); }
+  SimulatedNodes(const SimulatedNodes&) = delete;
+  SimulatedNodes& operator=(const SimulatedNodes&) = delete;
+};
+
+// What an expert stands in for: y = w f(e) x, with a factor for each column, so that a row which went astray
+// shows.
+inline double factor(std::int64_t expert, std::int64_t column) {
+  return Rng(3, "factor").uniform(static_cast<std::uint64_t>(expert * kHidden + column)) + 0.5;
+}
+
+inline double value_at(const Tensor& t, std::int64_t i) {
+  return static_cast<double>(t.dtype() == DType::f32 ? t.data<float>()[i]
+                                                     : static_cast<float>(t.data<bf16>()[i]));
+}
+
+inline void set_value(const Tensor& t, std::int64_t i, double value) {
+  if (t.dtype() == DType::f32) {
+    t.data<float>()[i] = static_cast<float>(value);
+  } else {
+    t.data<bf16>()[i] = bf16(static_cast<float>(value));
+  }
+}
+
+class Batch {
+ public:
+  explicit Batch(const DispatchCase& c, Communicator& ep) : case_(c), ep_(ep) {
+    experts = c.experts_per_rank * ep.size();
+    tokens = c.tokens[static_cast<std::size_t>(ep.rank()) % c.tokens.size()];
+    top_k = std::min(c.routing == Routing::all ? experts : c.top_k, experts);
+    const NodeMap map(ep.nodes(), ep.size());
+    if (c.routing == Routing::one_expert) top_k = 1;
+    if (c.routing == Routing::last_node)
+      top_k = std::min<std::int64_t>(
+          top_k, c.experts_per_rank * static_cast<std::int64_t>(map.on(map.nodes() - 1).size()));
+    if (c.routing == Routing::own_rank) top_k = std::min(top_k, c.experts_per_rank);
+    const Tensor top_weights = memory_.tensor(DType::f32, {tokens, top_k});
+    top_experts = memory_.tensor(DType::i32, {tokens, top_k});
+    const std::string mine = " of rank " + std::to_string(ep.rank());
+    const Rng rng(5, "routing" + mine);
+    std::uint64_t counter = 0;
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      std::vector<std::int64_t> from = allowed(map);
+      for (std::int64_t j = 0; j < top_k; ++j) {
+        const auto pick = static_cast<std::ptrdiff_t>(rng.below(counter++, from.size()));
+        top_experts.data<std::int32_t>()[t * top_k + j] =
+            static_cast<std::int32_t>(from[static_cast<std::size_t>(pick)]);
+        from.erase(from.begin() + pick);
+        top_weights.data<float>()[t * top_k + j] = static_cast<float>(rng.uniform(counter++) + 0.1);
+      }
+    }
+    pft = build_pft(memory_, experts, top_experts, top_weights,
+                    c.capacity > 0 ? std::optional(c.capacity) : std::nullopt);
+    x = memory_.tensor(c.dtype, {tokens, kHidden});
+    dy = memory_.tensor(c.dtype, {tokens, kHidden});
+    fill_random(x, normal(1.0), Rng(5, "x" + mine));
+    fill_random(dy, normal(1.0), Rng(5, "dy" + mine));
+    y = memory_.tensor(c.dtype, x.shape());
+    dx = memory_.tensor(c.dtype, x.shape());
+    d_weights = memory_.tensor(DType::f32, {tokens, top_k});
+  }
+
+  bool kept(std::int64_t a) const { return pft.rows.data<std::int32_t>()[a] >= 0; }
+  int rank_of(std::int64_t a) const {
+    return static_cast<int>(top_experts.data<std::int32_t>()[a] / case_.experts_per_rank);
+  }
+
+  void forward(Dispatcher& dispatcher) {
+    const Context ctx{workspace};
+    saved.clear();
+    plan = dispatcher.plan(ctx, saved, pft);
+    x_rows = dispatcher.dispatch(ctx, saved, plan, x);
+    const ArenaScope scope(workspace);
+    const RowPair results = dispatcher.results(workspace, plan, x);
+    compute(x_rows, results, {});
+    dispatcher.combine(ctx, plan, results, y);
+  }
+
+  void backward(Dispatcher& dispatcher) {
+    const Context ctx{workspace};
+    const ArenaScope scope(workspace);
+    const RowPair dy_rows = dispatcher.dispatch(ctx, workspace, plan, dy);
+    const RowPair results = dispatcher.results(workspace, plan, dy);
+    const Tensor dweights = workspace.tensor(DType::f32, {plan.expert_rows().total()});
+    compute(dy_rows, results, dweights);
+    dispatcher.combine(ctx, plan, results, dx);
+    std::fill_n(d_weights.data<float>(), d_weights.numel(), NAN);
+    dispatcher.return_weights(ctx, plan, dweights, d_weights);
+  }
+
+  // What a rank on its own finds, in double.
+  void expect_reference() const {
+    // f32: a few dozen terms in another order. bf16: as they are stored at each expert and at each of up to
+    // two relays, sums of terms of either sign.
+    const double tolerance = case_.dtype == DType::f32 ? 1e-5 : 0.03;
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      for (std::int64_t h = 0; h < kHidden; ++h) {
+        double gain = 0.0;
+        for (std::int64_t a = t * top_k; a < (t + 1) * top_k; ++a)
+          if (kept(a)) gain += weight(a) * factor(top_experts.data<std::int32_t>()[a], h);
+        const std::int64_t i = t * kHidden + h;
+        ASSERT_NEAR(value_at(y, i), gain * value_at(x, i),
+                    tolerance * (std::abs(gain * value_at(x, i)) + 0.1))
+            << "token " << t << " column " << h;
+        ASSERT_NEAR(value_at(dx, i), gain * value_at(dy, i),
+                    tolerance * (std::abs(gain * value_at(dy, i)) + 0.1))
+            << "token " << t << " column " << h;
+      }
+      for (std::int64_t a = t * top_k; a < (t + 1) * top_k; ++a) {
+        double expected = 0.0;
+        for (std::int64_t h = 0; h < kHidden && kept(a); ++h)
+          expected += factor(top_experts.data<std::int32_t>()[a], h) * value_at(x, t * kHidden + h) *
+                      value_at(dy, t * kHidden + h);
+        ASSERT_NEAR(d_weights.data<float>()[a], expected, 1e-5 * (std::abs(expected) + 10.0))
+            << "assignment " << a;
+      }
+    }
+  }
+
+  std::int64_t experts = 0, tokens = 0, top_k = 0;
+  Tensor top_experts, x, dy, y, dx, d_weights;
+  Pft pft;
+  DispatchPlan plan;
+  RowPair x_rows;
+  Arena saved{{}, MemoryTag::saved}, workspace{{}, MemoryTag::workspace};
+
+ private:
+  std::vector<std::int64_t> allowed(const NodeMap& map) const {
+    std::vector<std::int64_t> experts_allowed;
+    for (std::int64_t e = 0; e < experts; ++e) {
+      const int rank = static_cast<int>(e / case_.experts_per_rank);
+      const bool allow = case_.routing == Routing::one_expert  ? e == experts - 1
+                         : case_.routing == Routing::last_node ? map.node(rank) == map.nodes() - 1
+                         : case_.routing == Routing::own_rank  ? rank == ep_.rank()
+                                                               : true;
+      if (allow) experts_allowed.push_back(e);
+    }
+    return experts_allowed;
+  }
+  float weight(std::int64_t a) const { return pft.weights.data<float>()[pft.rows.data<std::int32_t>()[a]]; }
+
+  static std::pair<Tensor, std::int64_t> locate(const RowPair& pair, const Tensor& index, std::int64_t r) {
+    const std::int64_t at = index.defined() ? index.data<std::int32_t>()[r] : r;
+    return at < pair.local.dim(0) ? std::pair(pair.local, at)
+                                  : std::pair(pair.remote, at - pair.local.dim(0));
+  }
+
+  // Results w f x; with dweights, <f x, the row of forward> as well.
+  void compute(const RowPair& in, const RowPair& out, const Tensor& dweights) const {
+    const ExpertRows rows = plan.expert_rows();
+    std::int64_t r = 0;
+    for (std::size_t e = 0; e < rows.per_expert.size(); ++e) {
+      const std::int64_t expert = ep_.rank() * case_.experts_per_rank + static_cast<std::int64_t>(e);
+      for (std::int64_t i = 0; i < rows.per_expert[e]; ++i, ++r) {
+        const auto [from, row] = locate(in, rows.source, r);
+        const auto [to, to_row] = locate(out, rows.destination, r);
+        const auto [x_from, x_row] = locate(x_rows, rows.source, r);
+        double product = 0.0;
+        for (std::int64_t h = 0; h < kHidden; ++h) {
+          const double value = factor(expert, h) * value_at(from, row * kHidden + h);
+          set_value(to, to_row * kHidden + h, static_cast<double>(rows.weights.data<float>()[r]) * value);
+          product += value * value_at(x_from, x_row * kHidden + h);
+        }
+        if (dweights.defined()) dweights.data<float>()[r] = static_cast<float>(product);
+      }
+    }
+    ASSERT_EQ(r, rows.total());
+  }
+
+  DispatchCase case_;
+  Communicator& ep_;
+  Arena memory_{{}, MemoryTag::parameters};
+};
+
+inline std::vector<DispatchCase> cases() {
+  return {
+      {.name = "even", .experts_per_rank = 4, .top_k = 6, .tokens = {17}},
+      {.name = "one_expert_per_rank", .experts_per_rank = 1, .top_k = 3, .tokens = {13, 8}},
+      {.name = "top_1", .experts_per_rank = 3, .top_k = 1, .tokens = {9}},
+      {.name = "everything_to_one_expert",
+       .experts_per_rank = 2,
+       .top_k = 1,
+       .tokens = {10, 3},
+       .routing = Routing::one_expert},
+      {.name = "everything_to_one_node",
+       .experts_per_rank = 3,
+       .top_k = 4,
+       .tokens = {7, 12},
+       .routing = Routing::last_node},
+      {.name = "nothing_leaves",
+       .experts_per_rank = 3,
+       .top_k = 2,
+       .tokens = {8},
+       .routing = Routing::own_rank},
+      {.name = "all_experts_chosen",
+       .experts_per_rank = 2,
+       .top_k = 0,
+       .tokens = {5},
+       .routing = Routing::all},
+      {.name = "some_ranks_without_tokens", .experts_per_rank = 2, .top_k = 2, .tokens = {0, 11, 1, 0}},
+      {.name = "no_tokens_at_all", .experts_per_rank = 2, .top_k = 2, .tokens = {0}},
+      {.name = "dropping", .experts_per_rank = 2, .top_k = 4, .tokens = {20, 5}, .capacity = 2},
+      {.name = "bf16", .experts_per_rank = 3, .top_k = 5, .tokens = {12, 0, 7}, .dtype = DType::bf16},
+  };
+}
+
+}  // namespace xmoe::dispatch_test
