@@ -80,11 +80,14 @@ TEST_P(Dispatch, PlansOfSeveralBatchesTakeOneExchange) {
        {make_flat_dispatcher(mesh_.ep()), make_rbd_dispatcher(mesh_.ep(), mesh_.ep_node())}) {
     Batch batch(routing(), mesh_.ep());
     const Context ctx{batch.workspace};
+    const auto calls = [&] { return mesh_.ep().traffic().calls; };
+    const std::int64_t begin = calls();
     const DispatchPlan alone = dispatcher->plan(ctx, batch.saved, batch.pft);
+    const std::int64_t between = calls();
+    EXPECT_LE(between - begin, 1);
     const std::vector<Pft> twice = {batch.pft, batch.pft};
-    const std::int64_t before = mesh_.ep().traffic().calls;
     const auto both = dispatcher->plans(ctx, batch.saved, twice);
-    EXPECT_EQ(mesh_.ep().traffic().calls - before, mesh_.ep().size() > 1 ? 1 : 0);
+    EXPECT_EQ(calls() - between, between - begin);
     ASSERT_EQ(both.size(), 2U);
     for (const DispatchPlan& plan : both) {
       EXPECT_EQ(plan.send_rows, alone.send_rows);
@@ -207,25 +210,29 @@ TEST_P(Dispatch, RbdSendsEachRowOnce) {
   EXPECT_EQ(batch.x_rows.remote.dim(0), batch.plan.received());
 
   // Every other passage moves the same rows, and nothing besides.
-  const auto expect_rows_only = [&](const char* what) {
-    EXPECT_EQ(total(sent(ep) - before), total(crossing) * row) << what;
-    EXPECT_EQ(total(sent(node) - before_within), total(within) * row) << what;
+  const std::int64_t all_crossing = total(crossing);
+  const std::int64_t all_crossing_entries = total(crossing_entries);
+  const std::int64_t all_within = total(within);
+  const std::int64_t all_within_entries = total(within_entries);
+  const auto expect_sent = [&](const char* what, std::int64_t crossed, std::int64_t stayed, auto&& passage) {
+    const std::int64_t before_all = sent(ep);
+    const std::int64_t before_node = sent(node);
+    passage();
+    const std::int64_t between_nodes = sent(ep) - before_all;
+    const std::int64_t within_node = sent(node) - before_node;
+    EXPECT_EQ(total(between_nodes), crossed) << what;
+    EXPECT_EQ(total(within_node), stayed) << what;
   };
   const RowPair results = rbd->results(batch.workspace, batch.plan, batch.x);
-  before = sent(ep), before_within = sent(node);
-  rbd->dispatch(ctx, batch.workspace, batch.plan, batch.dy);
-  expect_rows_only("dispatch in backward");
   std::fill_n(static_cast<std::byte*>(results.local.raw()), results.local.bytes(), std::byte{0});
-  before = sent(ep), before_within = sent(node);
-  rbd->combine(ctx, batch.plan, results, batch.y);
-  expect_rows_only("combine");
-
+  expect_sent("dispatch in backward", all_crossing * row, all_within * row,
+              [&] { rbd->dispatch(ctx, batch.workspace, batch.plan, batch.dy); });
+  expect_sent("combine", all_crossing * row, all_within * row,
+              [&] { rbd->combine(ctx, batch.plan, results, batch.y); });
   // A gradient of 4 bytes for each assignment, on each hop back.
-  before = sent(ep), before_within = sent(node);
   const Tensor dweights = batch.workspace.zeros(DType::f32, {batch.plan.expert_rows().total()});
-  rbd->return_weights(ctx, batch.plan, dweights, batch.d_weights);
-  EXPECT_EQ(total(sent(ep) - before), total(crossing_entries) * 4);
-  EXPECT_EQ(total(sent(node) - before_within), total(within_entries) * 4);
+  expect_sent("gradients of weights", all_crossing_entries * 4, all_within_entries * 4,
+              [&] { rbd->return_weights(ctx, batch.plan, dweights, batch.d_weights); });
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, Dispatch,
