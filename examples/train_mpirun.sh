@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Trains a model on one machine, or on several that mpirun reaches, with your own text.
+# Trains a model on one machine with your own text.
 #
 #   examples/train_mpirun.sh TEXT_OR_JSONL [RANKS] [FLAGS OF xmoe train]
 #
 # Makes out/tokenizer.json, out/train.{bin,idx} and out/checkpoint; run it again to carry on from the last checkpoint. Another text
-# needs another directory: OUT=elsewhere. XMOE is the program, if it is not build/xmoe.
+# needs another directory: OUT=elsewhere. MODEL is a name in configs/models or a TOML file, if it is not the demo's; XMOE is the
+# program, if it is not build/xmoe.
 set -euo pipefail
 . "$(dirname "$0")/../tools/environment.sh"
 
@@ -16,6 +17,15 @@ fi
 ranks="${2:-2}"
 if ! [[ "$ranks" =~ ^[1-9][0-9]*$ ]]; then
   echo "train_mpirun: '$ranks' ranks: expected a number" >&2
+  exit 2
+fi
+model="${MODEL:-demo}"
+case "$model" in
+  */* | *.toml) configuration="$model" ;;
+  *) configuration="configs/models/$model.toml" ;;
+esac
+if [ ! -r "$configuration" ]; then
+  echo "train_mpirun: no model '$model': MODEL is a name in configs/models or a TOML file ($configuration cannot be read)" >&2
   exit 2
 fi
 xmoe="${XMOE:-build/xmoe}"
@@ -43,7 +53,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(( ($(nproc) + ranks - 1) / ranks ))
 # After Ctrl-C mpirun leaves its ranks this many seconds to save a checkpoint. It waits as long when a rank fails.
 export OMPI_MCA_odls_base_sigkill_timeout="${OMPI_MCA_odls_base_sigkill_timeout:-10}"
 exec mpirun -n "$ranks" --bind-to none "$xmoe" train \
-  --config configs/models/demo.toml \
+  --config "$configuration" \
   --tokenizer "$out/tokenizer.json" --data-path "$out/train" --split 98,2,0 \
   --expert-model-parallel-size "$ranks" --moe-dispatcher auto --zero-stage 1 \
   --micro-batch-size 4 --global-batch-size "$((8 * ranks))" --train-iters 2000 \
