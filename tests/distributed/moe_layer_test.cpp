@@ -2,6 +2,7 @@
 // and adversarial routings; what crosses between ranks; what is kept.
 #include <gtest/gtest.h>
 
+#include "comm/topology.h"
 #include "distributed/moe_layer_fixture.h"
 #include "distributed/support.h"
 
