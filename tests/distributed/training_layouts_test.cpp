@@ -6,7 +6,6 @@
 
 #include "base/rng.h"
 #include "comm/mesh.h"
-#include "comm/topology.h"
 #include "distributed/support.h"
 #include "model/transformer.h"
 #include "train/optimizer.h"
@@ -15,6 +14,7 @@
 namespace xmoe {
 namespace {
 
+using distributed::SimulatedNodes;
 using distributed::world;
 
 constexpr std::int64_t kSequences = 8;  // of the global batch: one micro-batch over all ranks
@@ -155,15 +155,6 @@ void expect_one_ranks_course(const ModelConfig& config, const std::vector<Layout
     expect_same(train(config, world(), c, 1, dtype), one, dtype == DType::f32 ? kTolerance : kBf16Tolerance);
   }
 }
-
-// Nodes of two ranks each while it lives.
-class SimulatedNodes {
- public:
-  SimulatedNodes() { detect_topology(world(), 2); }
-  ~SimulatedNodes() { world().set_nodes({}); }
-  SimulatedNodes(const SimulatedNodes&) = delete;
-  SimulatedNodes& operator=(const SimulatedNodes&) = delete;
-};
 
 ModelConfig model_with_everything() {
   ModelConfig c = small_model();
