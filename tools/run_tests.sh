@@ -32,6 +32,7 @@ if [ -e "$build/Testing/Temporary/LastTest.log" ]; then
       name = ""
     }
     /^[0-9]+\/[0-9]+ Testing: / { name = $3; behind_place = 0; next }
+    /^Command: / { next }
     behind_place { skipped($0); behind_place = 0; next }
     /: Skipped$/ { behind_place = 1; next }
     /cannot run here: / || /^skipped: / { skipped($0) }
