@@ -75,7 +75,7 @@ void save(const std::filesystem::path& root, const Layout& layout, DType dtype) 
 TEST(CheckpointLayouts, EveryOneSavesTheWholeState) {
   const auto alone = make_self_communicator();
   for (const DType dtype : {DType::f32, DType::bf16}) {
-    for (const Layout& layout : test::all_layouts(world().size(), 2)) {
+    for (const Layout& layout : test::all_layouts(world().size(), 4)) {
       const SharedDirectory root;
       save(root.path(), layout, dtype);
       State whole(*alone, {}, dtype);
@@ -87,7 +87,7 @@ TEST(CheckpointLayouts, EveryOneSavesTheWholeState) {
 }
 
 TEST(CheckpointLayouts, EveryOneLoadsWhatOthersSave) {
-  const auto layouts = test::all_layouts(world().size(), 2);
+  const auto layouts = test::all_layouts(world().size(), 4);
   // The plainest, and the last: tensor parallelism, TED where there are ranks for it, placed by dp, ZeRO.
   for (const Layout& saved : {layouts.front(), layouts.back()}) {
     const SharedDirectory root;
@@ -104,7 +104,7 @@ TEST(CheckpointLayouts, EveryOneLoadsWhatOthersSave) {
 }
 
 TEST(CheckpointLayouts, WhatIsWrittenIsSpreadEvenly) {
-  for (const Layout& layout : test::all_layouts(world().size(), 2)) {
+  for (const Layout& layout : test::all_layouts(world().size(), 4)) {
     const SharedDirectory root;
     const State state(world(), layout, DType::f32);
     save_checkpoint(root.path(), 1, training_tensors(state.optimizer), "{}", state.mesh, {});

@@ -1,8 +1,11 @@
 // What killed_collective.sh runs under the launcher: rounds of one kind of collective, in one of which the
 // last rank does not join.
-//   killed_collective OPERATION killed    it is killed
-//   killed_collective OPERATION hangs     it sleeps; the limit for a collective is 2 s
-//   killed_collective OPERATION late      all are asked to stop, and it comes after a while: all is well
+//   killed_collective OPERATION GROUP killed    it is killed
+//   killed_collective OPERATION GROUP hangs     it sleeps; the limit for a collective is 2 s
+//   killed_collective OPERATION GROUP late      all are asked to stop, and it comes after a while: all is
+//   well
+// GROUP is world, or half: the ranks of either half of the world, of which only that of the last rank is held
+// up.
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
@@ -29,17 +32,21 @@ void fail_to_join(Communicator& world, const std::string& how) {
   std::this_thread::sleep_for(how == "late" ? std::chrono::milliseconds(1500) : std::chrono::hours(1));
 }
 
-int run(Communicator& world, const std::string& operation, const std::string& how) {
+int run(Communicator& world, const std::string& operation, const std::string& group_name,
+        const std::string& how) {
   watch_stop_signals();
   WatchdogOptions options;
   options.limit_seconds = how == "hangs" ? 2 : 60;
   options.stopping = [] { return stop_signal() != 0; };
   const Watchdog watchdog(world, options);
 
-  const auto ranks = static_cast<std::size_t>(world.size());
+  const auto half = world.split(2 * world.rank() / world.size(), world.rank(), "half");
+  Communicator& group = group_name == "half" ? *half : world;
+
+  const auto ranks = static_cast<std::size_t>(group.size());
   std::vector<float> all(static_cast<std::size_t>(kRows) * ranks);
   std::vector<float> received(all.size());
-  const Tensor whole(all.data(), DType::f32, {kRows * world.size()});
+  const Tensor whole(all.data(), DType::f32, {kRows * group.size()});
   const Tensor other(received.data(), DType::f32, whole.shape());
   const Tensor part = other.slice(0, kRows);
   const std::vector<std::int64_t> rows(ranks, kRows);
@@ -47,24 +54,27 @@ int run(Communicator& world, const std::string& operation, const std::string& ho
   for (int round = 0; round < 3; ++round) {
     const profile::LayerScope layer(round);
     const bool last = round == 2;
-    std::unique_ptr<Transfer> transfer;
     if (last && operation != "broadcast") fail_to_join(world, how);
     if (operation == "all_reduce") {
-      world.all_reduce(whole, ReduceOp::sum);
+      group.all_reduce(whole, ReduceOp::sum);
     } else if (operation == "all_gather") {
-      world.all_gather(part, whole);
+      group.all_gather(part, whole);
     } else if (operation == "reduce_scatter") {
-      world.reduce_scatter(whole, part);
+      group.reduce_scatter(whole, part);
+    } else if (operation == "start_all_gather") {
+      group.start_all_gather(part, whole)->wait();
+    } else if (operation == "start_reduce_scatter") {
+      group.start_reduce_scatter(whole, part)->wait();
     } else if (operation == "broadcast") {
       // From the one that does not join: a root does not wait for those that it sends to.
       if (last) fail_to_join(world, how);
-      world.broadcast(whole, world.size() - 1);
+      group.broadcast(whole, group.size() - 1);
     } else if (operation == "all_to_all_v") {
-      world.all_to_all_v(whole, rows, other, rows);
+      group.all_to_all_v(whole, rows, other, rows);
     } else if (operation == "exchange") {
-      world.start_exchange({&exchanged, 1})->wait();
+      group.start_exchange({&exchanged, 1})->wait();
     } else if (operation == "barrier") {
-      world.barrier();
+      group.barrier();
     } else {
       fail("no operation {}", operation);
     }
@@ -78,8 +88,8 @@ int run(Communicator& world, const std::string& operation, const std::string& ho
 int main(int argc, char** argv) {
   xmoe::CommunicationSession session(&argc, &argv);
   try {
-    if (argc != 3) xmoe::fail("usage: killed_collective OPERATION killed|hangs|late");
-    return xmoe::run(session.world(), argv[1], argv[2]);
+    if (argc != 4) xmoe::fail("usage: killed_collective OPERATION world|half killed|hangs|late");
+    return xmoe::run(session.world(), argv[1], argv[2], argv[3]);
   } catch (const std::exception& error) {
     xmoe::log::error("{}", error.what());
     session.abort(1);

@@ -11,20 +11,30 @@ trap 'rm -f "$log"' EXIT
 ranks() { timeout 120 "$mpiexec" -n 8 --oversubscribe --bind-to none "$program" "$@" >"$log" 2>&1; }
 stop() { echo "$*"; cat "$log"; exit 1; }
 
-for operation in all_reduce all_gather reduce_scatter broadcast all_to_all_v exchange barrier; do
-  ranks "$operation" killed
+# killed OPERATION GROUP WAITING RANKS: as the operation calls itself, and those of the group that are left.
+killed() {
+  local status
+  ranks "$1" "$2" killed
   status=$?
-  [ "$status" -ne 0 ] || stop "$operation: a rank was killed and the job succeeded"
-  [ "$status" -ne 124 ] || stop "$operation: the job did not end"
-  grep -Eq "rank [0-6]: error: rank 7 .* has died while this rank waits in $operation of the group world \(layer 2\)" "$log" || stop "$operation: nobody says where it waited"
+  [ "$status" -ne 0 ] || stop "$1, $2: a rank was killed and the job succeeded"
+  [ "$status" -ne 124 ] || stop "$1, $2: the job did not end"
+  grep -Eq "rank $4: error: rank 7 .* has died while this rank waits in $3 of the group $2 \(layer 2\)" "$log" ||
+    stop "$1, $2: nobody says where it waited"
+}
+for operation in all_reduce all_gather reduce_scatter broadcast all_to_all_v exchange barrier start_reduce_scatter \
+  start_all_gather; do
+  killed "$operation" world "${operation#start_}" '[0-6]'
+done
+for operation in all_reduce exchange start_reduce_scatter; do
+  killed "$operation" half "${operation#start_}" '[4-6]'
 done
 
-ranks all_gather hangs
+ranks all_gather world hangs
 status=$?
 [ "$status" -ne 0 ] && [ "$status" -ne 124 ] || stop "a rank hung: status $status"
 grep -Eq "rank [0-6]: error: has been waiting for [0-9.]+ s in all_gather of the group world \(layer 2\)" "$log" ||
   stop "a rank hung: nobody says where it waited"
 if grep -q "rank 7: error" "$log"; then stop "the rank that hung takes itself for one that waits"; fi
 
-ranks exchange late || stop "a rank that was late was not waited for"
+ranks exchange world late || stop "a rank that was late was not waited for"
 if grep -q "has died while\|has probably died" "$log"; then stop "a rank that was late is taken for dead"; fi

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
+#include <tuple>
 
 #include "base/rng.h"
 #include "distributed/support.h"
@@ -154,7 +156,7 @@ ModelConfig small_model() {
   c.hidden = 32;
   c.ffn_hidden = 48;
   c.heads = 4;
-  c.kv_heads = 2;
+  c.kv_heads = 4;  // for four tensor-parallel ranks
   c.vocabulary = 64;
   c.seq_length = 12;
   c.first_k_dense = 1;
@@ -184,20 +186,19 @@ void fill_batch(std::int64_t step, std::int64_t first_sequence, const Tensor& to
 }
 
 struct Training {
-  Training(int expert_parallel, std::int64_t zero_stage, DType dtype = DType::f32,
-           std::int64_t bucket_elements = 3000)
-      : mesh(world(), expert_parallel),
+  explicit Training(const Layout& layout, DType dtype = DType::f32, std::int64_t bucket_elements = 3000)
+      : mesh(world(), layout.parallel),
         model(small_model(), dtype, mesh, 5, true),
-        optimizer({}, model.parameters(), mesh, zero_stage, bucket_elements),
-        step(model, optimizer, mesh, kSequences / world().size()) {}
+        optimizer({}, model.parameters(), mesh, layout.zero_stage, bucket_elements),
+        step(model, optimizer, mesh, kSequences / mesh.dp().size()) {}
 
   // Losses, then norms of iterations [first, last).
   std::vector<double> run(int first, int last) {
-    const std::int64_t micro = kSequences / world().size();
+    const std::int64_t micro = kSequences / mesh.dp().size();
     std::vector<double> results;
     for (int i = first; i < last; ++i) {
       const StepResult r = step.run(1, 3e-3, [&](std::int64_t, const Tensor& tokens, const Tensor& targets) {
-        fill_batch(i, world().rank() * micro, tokens, targets);
+        fill_batch(i, mesh.dp().rank() * micro, tokens, targets);
       });
       EXPECT_FALSE(r.skipped);
       results.push_back(r.lm_loss);
@@ -212,17 +213,18 @@ struct Training {
   TrainingStep step;
 };
 
-std::vector<int> expert_parallel_sizes() {
-  std::vector<int> sizes;
-  for (int ep = 1; ep <= world().size(); ep *= 2) sizes.push_back(ep);
-  return sizes;
+std::vector<Layout> without_zero() {
+  auto layouts = test::all_layouts(world().size(), 4);
+  std::erase_if(layouts, [](const Layout& layout) { return layout.zero_stage != 0; });
+  return layouts;
 }
 
 TEST(Optimizer, ZeroTrainsWithTheSameBits) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
-    for (const int ep : expert_parallel_sizes()) {
-      const auto without = Training(ep, 0, dtype).run(0, 10);
-      EXPECT_EQ(Training(ep, 1, dtype).run(0, 10), without) << "ep " << ep << ' ' << name_of(dtype);
+    for (const Layout& layout : without_zero()) {
+      const auto without = Training(layout, dtype).run(0, 10);
+      const auto with = Training({layout.parallel, 1}, dtype).run(0, 10);
+      EXPECT_EQ(with, without) << to_string(layout) << ' ' << name_of(dtype);
       EXPECT_LT(without[18], 0.95 * without[0]) << "nothing was learnt: the comparison would prove little";
     }
   }
@@ -230,41 +232,51 @@ TEST(Optimizer, ZeroTrainsWithTheSameBits) {
 
 // Buckets that are summed as soon as their stages are complete hold what one sum at the end would.
 TEST(Optimizer, SumsDuringBackwardAreThoseOfItsEnd) {
-  const int ep = world().size() > 1 ? 2 : 1;
-  const auto at_the_end = Training(ep, 0, DType::f32, kBucketElements).run(0, 10);
+  const ParallelLayout parallel = {.expert = world().size() > 1 ? 2 : 1};
+  const auto at_the_end = Training({parallel, 0}, DType::f32, kBucketElements).run(0, 10);
   for (const std::int64_t zero_stage : {0, 1}) {
-    const auto found = Training(ep, zero_stage, DType::f32, 1).run(0, 10);
+    const auto found = Training({parallel, zero_stage}, DType::f32, 1).run(0, 10);
     // The same sums, but for those of the norm, which are in double.
     for (std::size_t i = 0; i < found.size(); ++i) EXPECT_NEAR(found[i], at_the_end[i], 1e-7 * at_the_end[i]);
   }
 }
 
+// Layouts that are saved from: of each kind (tensor parallelism or none, TED, replicas placed next to each
+// other) the one with the most ranks in it, with ZeRO; and the plainest without.
+std::vector<Layout> layouts_to_save() {
+  std::map<std::tuple<std::int64_t, bool, ExpertPlacement>, Layout> last_of_kind;
+  const auto layouts = test::all_layouts(world().size(), 4);
+  for (const Layout& l : layouts)
+    last_of_kind[{l.parallel.tensor, l.parallel.expert_tensor, l.parallel.placement}] = l;
+  std::vector<Layout> chosen = {layouts.front()};
+  for (const auto& [kind, layout] : last_of_kind) chosen.push_back(layout);
+  return chosen;
+}
+
 TEST(Optimizer, ATrainingContinuesOnEveryOtherLayout) {
   constexpr double kTolerance = 1e-5;  // of sums in another order
-  for (const int ep : expert_parallel_sizes()) {
-    for (const std::int64_t zero : {0, 1}) {
-      const SharedDirectory root;
-      Training first(ep, zero);
-      first.run(0, 5);
-      save_checkpoint(root.path(), 5, training_tensors(first.optimizer), "{}", first.mesh, {});
-      const auto expected = first.run(5, 10);
-      for (const int other_ep : expert_parallel_sizes()) {
-        for (const std::int64_t other_zero : {0, 1}) {
-          Training second(other_ep, other_zero);
-          load_training(read_manifest(root.path()), second.optimizer, second.model.context(),
-                        /*moments=*/true, world());
-          second.optimizer.set_steps(first.optimizer.steps() - 5);
-          const auto found = second.run(5, 10);
-          for (std::size_t i = 0; i < found.size(); ++i)
-            EXPECT_NEAR(found[i], expected[i], kTolerance * expected[i])
-                << "ep " << ep << " ZeRO " << zero << " to ep " << other_ep << " ZeRO " << other_zero;
-          if (other_ep == ep) {
-            EXPECT_EQ(found, expected) << "ZeRO " << zero << " to " << other_zero;
-          }
-        }
+  constexpr int kSaved = 5;
+  constexpr int kLast = 8;
+  for (const Layout& saved : layouts_to_save()) {
+    const SharedDirectory root;
+    Training first(saved);
+    first.run(0, kSaved);
+    save_checkpoint(root.path(), kSaved, training_tensors(first.optimizer), "{}", first.mesh, {});
+    const auto expected = first.run(kSaved, kLast);
+    for (const Layout& loaded : test::all_layouts(world().size(), 4)) {
+      SCOPED_TRACE(to_string(saved) + " to " + to_string(loaded));
+      Training second(loaded);
+      load_training(read_manifest(root.path()), second.optimizer, second.model.context(), /*moments=*/true,
+                    world());
+      second.optimizer.set_steps(kSaved);
+      const auto found = second.run(kSaved, kLast);
+      for (std::size_t i = 0; i < found.size(); ++i)
+        EXPECT_NEAR(found[i], expected[i], kTolerance * expected[i]) << i;
+      if (to_string(Layout{loaded.parallel, 0}) == to_string(Layout{saved.parallel, 0})) {
+        EXPECT_EQ(found, expected);
       }
-      world().barrier();
     }
+    world().barrier();
   }
 }
 

@@ -6,10 +6,20 @@
 #include <string>
 
 #include "comm/communicator.h"
+#include "comm/topology.h"
 
 namespace xmoe::distributed {
 
 Communicator& world();
+
+// Nodes of so many ranks each while it lives.
+class SimulatedNodes {
+ public:
+  explicit SimulatedNodes(int ranks_per_node = 2) { detect_topology(world(), ranks_per_node); }
+  ~SimulatedNodes() { world().set_nodes({}); }
+  SimulatedNodes(const SimulatedNodes&) = delete;
+  SimulatedNodes& operator=(const SimulatedNodes&) = delete;
+};
 
 // A directory that all ranks see, empty and made anew for every object; construction and destruction are
 // collective. Removed at the end unless the test failed.

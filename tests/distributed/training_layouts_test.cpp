@@ -6,7 +6,6 @@
 
 #include "base/rng.h"
 #include "comm/mesh.h"
-#include "comm/topology.h"
 #include "distributed/support.h"
 #include "model/transformer.h"
 #include "train/optimizer.h"
@@ -15,6 +14,7 @@
 namespace xmoe {
 namespace {
 
+using distributed::SimulatedNodes;
 using distributed::world;
 
 constexpr std::int64_t kSequences = 8;  // of the global batch: one micro-batch over all ranks
@@ -65,6 +65,7 @@ void fill_batch(std::int64_t step, std::int64_t first_sequence, std::int64_t seq
 // How a training is laid out over ranks, and what it does differently without changing the result.
 struct LayoutCase {
   ParallelLayout parallel = {};
+  std::int64_t zero_stage = 0;
   DispatcherKind dispatcher = DispatcherKind::flat;
   std::int64_t chunks = 1;
   RecomputeConfig recompute = {};
@@ -72,10 +73,10 @@ struct LayoutCase {
 
 std::string describe(const LayoutCase& c) {
   const auto& p = c.parallel;
-  return fmt::format("tp {} ep {} {} {} {} {} chunks{}", p.tensor, p.expert, p.expert_tensor ? "TED" : "SSMB",
-                     p.placement == ExpertPlacement::ep_first ? "ep_first" : "dp_first",
-                     c.dispatcher == DispatcherKind::rbd ? "rbd" : "flat", c.chunks,
-                     c.recompute.any() ? " recompute" : "");
+  return fmt::format(
+      "tp {} ep {} {} {} ZeRO {} {} {} chunks{}", p.tensor, p.expert, p.expert_tensor ? "TED" : "SSMB",
+      p.placement == ExpertPlacement::ep_first ? "ep_first" : "dp_first", c.zero_stage,
+      c.dispatcher == DispatcherKind::rbd ? "rbd" : "flat", c.chunks, c.recompute.any() ? " recompute" : "");
 }
 
 Course train(ModelConfig config, Communicator& ranks, const LayoutCase& layout = {},
@@ -87,7 +88,7 @@ Course train(ModelConfig config, Communicator& ranks, const LayoutCase& layout =
   Transformer model(config, dtype, mesh, 5, true);
   OptimizerConfig options;
   options.clip_grad = 1.0;
-  Optimizer optimizer(options, model.parameters(), mesh);
+  Optimizer optimizer(options, model.parameters(), mesh, layout.zero_stage);
   const std::int64_t micro = kSequences / mesh.dp().size() / micro_batches;
   TrainingStep step(model, optimizer, mesh, micro);
   Course course;
@@ -155,15 +156,6 @@ void expect_one_ranks_course(const ModelConfig& config, const std::vector<Layout
   }
 }
 
-// Nodes of two ranks each while it lives.
-class SimulatedNodes {
- public:
-  SimulatedNodes() { detect_topology(world(), 2); }
-  ~SimulatedNodes() { world().set_nodes({}); }
-  SimulatedNodes(const SimulatedNodes&) = delete;
-  SimulatedNodes& operator=(const SimulatedNodes&) = delete;
-};
-
 ModelConfig model_with_everything() {
   ModelConfig c = small_model();
   c.norm = NormKind::layer_norm;
@@ -181,7 +173,8 @@ ModelConfig model_with_everything() {
 std::vector<LayoutCase> every_layout_by(const ModelConfig& config, DispatcherKind dispatcher) {
   std::vector<LayoutCase> cases;
   for (const ParallelLayout& layout : all_layouts(config))
-    cases.push_back({.parallel = layout, .dispatcher = dispatcher});
+    for (const std::int64_t zero_stage : {0, 1})
+      cases.push_back({.parallel = layout, .zero_stage = zero_stage, .dispatcher = dispatcher});
   return cases;
 }
 
@@ -281,19 +274,28 @@ TEST(TrainingLayouts, SteadyStateAllocatesNothing) {
     Transformer model(config, dtype, mesh, 5, true);
     Optimizer optimizer({}, model.parameters(), mesh);
     TrainingStep step(model, optimizer, mesh, micro);
-    std::vector<const Arena*> arenas = model.arenas();
-    arenas.push_back(&optimizer.arena());
-    for (const auto* group : {&mesh.world(), &mesh.tp(), &mesh.dp(), &mesh.ep(), &mesh.edp()})
-      arenas.push_back(&group->scratch());
+    // Groups make arenas as their transfers need them: a new one must be seen as well.
+    const auto arenas_now = [&] {
+      std::vector<const Arena*> arenas = model.arenas();
+      arenas.push_back(&optimizer.arena());
+      for (const auto* group :
+           {&mesh.world(), &mesh.tp(), &mesh.dp(), &mesh.ep(), &mesh.edp(), &mesh.ep_node()})
+        for (const Arena* arena : group->arenas()) arenas.push_back(arena);
+      return arenas;
+    };
+    std::vector<const Arena*> arenas;
     std::vector<std::int64_t> before;
     for (int i = 0; i < kWarmUp + kSteps; ++i) {
-      if (i == kWarmUp)
+      if (i == kWarmUp) {
+        arenas = arenas_now();
         for (const auto* arena : arenas) before.push_back(arena->device_allocations());
+      }
       step.run(2, 3e-2, [&](std::int64_t m, const Tensor& tokens, const Tensor& targets) {
         fill_batch(100 * i, (m * mesh.dp().size() + mesh.dp().rank()) * micro, micro, config.seq_length,
                    tokens, targets);
       });
     }
+    EXPECT_EQ(arenas_now(), arenas) << name_of(dtype);
     for (std::size_t a = 0; a < arenas.size(); ++a)
       EXPECT_EQ(arenas[a]->device_allocations(), before[a])
           << name_of(dtype) << ", arena " << a << ": " << name_of(arenas[a]->tag());
@@ -328,12 +330,18 @@ TEST(TrainingLayouts, EvaluationDropsNothingOnAnyLayout) {
 }
 
 TEST(TrainingLayouts, SameRunSameBits) {
-  const LayoutCase layout{.parallel = {.tensor = std::min(2, world().size()), .expert = world().size()},
-                          .chunks = 2};
-  const Course a = train(small_model(), world(), layout);
-  const Course b = train(small_model(), world(), layout);
-  EXPECT_EQ(a.losses, b.losses);
-  EXPECT_EQ(a.norms, b.norms);
+  const SimulatedNodes nodes;
+  for (const auto dispatcher : {DispatcherKind::flat, DispatcherKind::rbd}) {
+    const LayoutCase layout{.parallel = {.tensor = std::min(2, world().size()), .expert = world().size()},
+                            .zero_stage = 1,
+                            .dispatcher = dispatcher,
+                            .chunks = 2};
+    const Course a = train(small_model(), world(), layout);
+    const Course b = train(small_model(), world(), layout);
+    EXPECT_EQ(a.losses, b.losses) << describe(layout);
+    EXPECT_EQ(a.aux, b.aux) << describe(layout);
+    EXPECT_EQ(a.norms, b.norms) << describe(layout);
+  }
 }
 
 }  // namespace

@@ -38,6 +38,22 @@ for rank in {e["pid"] for e in events}:
 PYTHON
 fi
 
+# By rbd on two nodes of two ranks every activity takes time. Rows cross nodes in ep and are
+# passed on in ep_node; within nodes ep carries counts only, less than a thousand bytes.
+mpirun -n 4 "$xmoe" train "${train_flags[@]}" --expert-model-parallel-size 4 --ranks-per-node 2 --moe-dispatcher rbd \
+  --tensor-model-parallel-size 2 --wall-clock-breakdown --metrics-file rbd.jsonl >rbd.log 2>&1 ||
+  { cat rbd.log; broken "training by rbd"; }
+for activity in embedding attention gating pft gather between-nodes within-node experts combine loss optimizer; do
+  grep -Eq "\"$activity\":\{\"mean\":[0-9.e-]*[1-9]" rbd.jsonl || { cat rbd.jsonl; broken "no time in '$activity'"; }
+  grep -q "ms per step.* $activity " rbd.log || { cat rbd.log; broken "the table lacks a column '$activity'"; }
+done
+grep -Eq '"ep":\{"calls":[0-9.]+,"bytes_within_nodes":[1-9][0-9]{0,2}\.0,"bytes_between_nodes":[1-9][0-9]{4}' rbd.jsonl &&
+  grep -Eq '"ep_node":\{"calls":[0-9.]+,"bytes_within_nodes":[1-9][0-9]{4,}\.0,"bytes_between_nodes":0\.0' rbd.jsonl ||
+  { cat rbd.jsonl; broken "exchanges within and between nodes are not counted"; }
+# A tensor-parallel group lies within a node here.
+grep -Eq '"tp":\{"calls":[0-9.]+,"bytes_within_nodes":[1-9][0-9.e+]*,"bytes_between_nodes":0.0' rbd.jsonl ||
+  { cat rbd.jsonl; broken "tensor-parallel traffic is not all within nodes"; }
+
 # A training that ends before the trace does still writes it; without the flags nothing is measured.
 train --train-iters 3 --trace short.json --trace-begin 3 --trace-iters 9 >short.log 2>&1 || { cat short.log; broken "short run"; }
 grep -q '"experts"' short.json || broken "the trace of a short run is missing"

@@ -33,7 +33,8 @@ train_refused ep_and_experts 3 'expert-model-parallel-size 3 does not divide --n
 train_refused heads 2 'num-attention-heads 3 is not divisible by --tensor-model-parallel-size 2: tensor sizes .* are 1$' \
   -- $tp 2 --num-attention-heads 3 --num-query-groups 3 --kv-channels 8
 train_refused query_groups 4 'num-query-groups 2 is not divisible by --tensor-model-parallel-size 4: .* are 1, 2$' -- $tp 4
-train_refused sequence 2 'seq-length 31 is not divisible' -- $tp 2 --seq-length 31
+train_refused sequence 2 'seq-length 31 is not divisible by --tensor-model-parallel-size 2: tensor sizes .* are 1$' \
+  -- $tp 2 --seq-length 31
 train_refused vocabulary 2 'make-vocab-size-divisible-by pads the vocabulary to 321 .* are 1; or pad to a multiple of 128' \
   -- $tp 2 --vocab-size 321 --make-vocab-size-divisible-by 1
 train_refused ted_without_tp 2 'enable-expert-tensor-parallelism .*tensor-model-parallel-size is 1' \
@@ -93,6 +94,21 @@ for result in tensor again; do
   paste -d ' ' <(sed -n 's/.*"loss": *//p' one.json | tr -d ,) <(sed -n 's/.*"loss": *//p' "$result.json" | tr -d ,) |
     awk '{ d = $1 - $2; exit !($1 > 0 && d < 1e-5 * $1 && -d < 1e-5 * $1) }' || broken "evaluations differ: $result"
 done
+# Three iterations on one layout and three on another are the six of one rank that never stopped.
+layout_from() {  # NAME CHECKPOINT flags: as layout(), of which only the later iterations are compared
+  mpirun -n 4 "$xmoe" train "${train_flags[@]}" "${same_step[@]}" --ranks-per-node 2 --load "$2" --metrics-file "$1.jsonl" \
+    "${@:3}" >"$1.log" 2>&1 || { cat "$1.log"; broken "$1"; }
+  [ "$(course "$1.jsonl" | cut -d ' ' -f 1 | tr '\n' ' ')" = "4 5 6 " ] || { cat "$1.log"; broken "$1: not iterations 4 to 6"; }
+  paste -d ' ' <(course "$1.jsonl") <(tail -3 one.txt) | awk -v name="$1" '
+    { for (i = 2; i <= 3; ++i) { d = $i - $(i + 3); if (d < 0) d = -d
+        if (!($i > 0 && d < 1e-5 * $i)) { print name ": iteration " $1 ": " $i ", one rank: " $(i + 3); bad = 1 } } }
+    END { exit bad || NR != 3 }' || broken "$1 does not continue as one rank does"
+}
+mpirun -n 4 "$xmoe" train "${train_flags[@]}" "${same_step[@]}" $tp 2 $ep 4 --micro-batch-size 4 --zero-stage 1 \
+  --exit-interval 3 --save half >half.log 2>&1 || { cat half.log; broken "the first half"; }
+layout_from half_to_ted half $tp 2 $ep 2 --enable-expert-tensor-parallelism --micro-batch-size 4
+layout_from half_to_replicas half $ep 2 --expert-placement dp-first --micro-batch-size 2 --zero-stage 1
+
 refused eval_heads 'num-query-groups 2 is not divisible' -- mpirun -n 4 "$xmoe" eval --load one --data-path heldout $tp 4
 "$xmoe" generate --load tensor --prompt "the king" --max-new-tokens 8 --temperature 0 >alone.txt 2>generate.log
 mpirun -n 2 "$xmoe" generate --load tensor --prompt "the king" --max-new-tokens 8 --temperature 0 $tp 2 >both.txt \
