@@ -45,9 +45,9 @@ inline std::string name_of(Nodes nodes) {
 }
 
 // The nodes of the world for the life of this object.
-class SimulatedNodes {
+class ArrangedNodes {
  public:
-  explicit SimulatedNodes(Nodes nodes) {
+  explicit ArrangedNodes(Nodes nodes) {
     if (nodes == Nodes::unknown) return;
     if (nodes == Nodes::in_turns) {
       std::vector<int> names;
@@ -57,9 +57,9 @@ class SimulatedNodes {
       detect_topology(world(), static_cast<int>(nodes));
     }
   }
-  ~SimulatedNodes() { world().set_nodes({}); }
-  SimulatedNodes(const SimulatedNodes&) = delete;
-  SimulatedNodes& operator=(const SimulatedNodes&) = delete;
+  ~ArrangedNodes() { world().set_nodes({}); }
+  ArrangedNodes(const ArrangedNodes&) = delete;
+  ArrangedNodes& operator=(const ArrangedNodes&) = delete;
 };
 
 // What an expert stands in for: y = w f(e) x, with a factor for each column, so that a row which went astray

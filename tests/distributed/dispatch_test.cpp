@@ -18,7 +18,7 @@ using namespace dispatch_test;
 class Dispatch : public testing::TestWithParam<std::tuple<DispatchCase, Nodes>> {
  protected:
   const DispatchCase& routing() const { return std::get<0>(GetParam()); }
-  SimulatedNodes nodes_{std::get<1>(GetParam())};
+  ArrangedNodes nodes_{std::get<1>(GetParam())};
   Mesh mesh_{world(), world().size()};
 };
 

@@ -11,7 +11,7 @@ namespace {
 using namespace dispatch_test;
 
 TEST(DispatcherChoice, IsTheSameOnAllRanksAndSaysWhy) {
-  const SimulatedNodes nodes(Nodes::of_2);
+  const ArrangedNodes nodes(Nodes::of_2);
   const Mesh mesh(world(), world().size());
   MoeConfig config;
   config.router.experts = 4 * world().size();
