@@ -17,8 +17,14 @@ TOOLS = os.path.dirname(os.path.abspath(__file__))
 CANNOT = 77
 # Slow enough that a dispatch waits for the links and for little else, on a machine of two cores.
 SLOW = '200mbit'
-# The shape of the published measurement; tokens are few enough that a dispatch at the slowest rate takes a second.
-SHAPE = ['--tokens', '512', '--hidden', '1024', '--experts', '256', '--topk', '8', '--dtype', 'bf16']
+# The shape of the published measurement; tokens of a rank are few enough that a dispatch at the slowest rate takes some
+# seconds.
+SHAPE = ['--hidden', '1024', '--experts', '256', '--topk', '8', '--dtype', 'bf16']
+TOKENS = 512
+# For overlap: a rank on each of two cores, so that what is overlapped does not compete for them, and links on which rows
+# travel about as long as experts compute.
+OVERLAP_NODES, OVERLAP_RANKS, OVERLAP_RATE = 2, 1, '300mbit'
+OVERLAP_SHAPE = ['--seq', 1024, '--hidden', 512, '--ffn', 256, '--ep', 2]
 
 
 def key(row):
@@ -79,9 +85,9 @@ class Cluster:
                 self.table.add(row)
         return {row['name']: row for row in rows}
 
-    def dispatch(self, nodes, ranks, rate, flags=()):
+    def dispatch(self, nodes, ranks, rate, flags=(), tokens=TOKENS):
         rows = self.run(nodes, ranks, rate, 'xmoe_dispatch_bench',
-                        [*SHAPE, '--dispatch-only', '--repeats', str(self.repeats), *flags])
+                        [*SHAPE, '--tokens', str(tokens), '--dispatch-only', '--repeats', str(self.repeats), *flags])
         flat, rbd = rows['dispatch.flat.forward'], rows['dispatch.rbd.forward']
         # What the links alone allow: the ratio of what must cross them.
         limit = rows['dispatch.flat.between']['value'] / rows['dispatch.rbd.between']['bound']
@@ -105,6 +111,12 @@ def rates(cluster):
     """Where rbd stops paying, and what auto takes there."""
     for rate in ['100mbit', '500mbit', '2gbit', '10gbit', '']:
         cluster.dispatch(4, 2, rate)
+
+
+def few(cluster):
+    """So few tokens that messages, not bytes, take the time."""
+    for tokens in [4, 32]:
+        cluster.dispatch(4, 2, '', tokens=tokens)
 
 
 def nodes(cluster):
@@ -154,13 +166,13 @@ def overlap(cluster):
         alone = None
         for chunks in [1, 2, 4]:
             label = 'overlap.%s.%d' % (dispatcher, chunks)
-            step = cluster.layout(4, 2, SLOW, label, '--ep', 8, '--dispatcher', dispatcher,
-                                  '--chunks', chunks)[label + '.step']
+            step = cluster.layout(OVERLAP_NODES, OVERLAP_RANKS, OVERLAP_RATE, label, *OVERLAP_SHAPE, '--dispatcher',
+                                  dispatcher, '--chunks', chunks)[label + '.step']
             alone = alone or step['value']
             cluster.table.add(dict(step, bound=alone, ratio=step['value'] / alone))
 
 
-SECTIONS = {section.__name__: section for section in [links, rates, nodes, skew, ssmb, recompute, zero, overlap]}
+SECTIONS = {section.__name__: section for section in [links, rates, few, nodes, skew, ssmb, recompute, zero, overlap]}
 
 
 def main():

@@ -232,6 +232,9 @@ setting OMPI_MCA_btl_tcp_if_include "$interface"
 setting OMPI_MCA_oob_tcp_if_include "$interface"
 setting OMPI_MCA_btl_tcp_sndbuf 262144
 setting OMPI_MCA_btl_tcp_rcvbuf 262144
+# Messages are sent, not put: to be put, each waits until its receiver, which may be computing, has looked at it and
+# answered, and the answer waits behind the bytes that are queued on the link.
+setting OMPI_MCA_btl_tcp_flags 1
 # The agent starts a daemon on each node; every node's is started from here.
 setting OMPI_MCA_plm rsh
 setting OMPI_MCA_plm_rsh_agent "$here/cluster_node.sh"
