@@ -25,10 +25,11 @@ void TrainConfig::resolve(int world_size) {
         batch.train_iterations == 0 ? iterations : std::min(batch.train_iterations, iterations);
   };
   if (batch.train_samples > 0) limit(batch.train_samples / batch.global);
-  if (batch.train_tokens > 0 && model.seq_length > 0)
-    limit(batch.train_tokens / (batch.global * model.seq_length));
   batch.train_samples = 0;
-  batch.train_tokens = 0;
+  if (batch.train_tokens > 0 && model.seq_length > 0) {
+    limit(batch.train_tokens / (batch.global * model.seq_length));
+    batch.train_tokens = 0;
+  }
 }
 
 }  // namespace xmoe

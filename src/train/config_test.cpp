@@ -230,6 +230,13 @@ TEST_F(ConfigTest, ResolvesLengthsAndBatch) {
   EXPECT_EQ(flags(4), Flags{});
 }
 
+TEST_F(ConfigTest, KeepsALengthInTokensWhileTheSequenceIsUnknown) {
+  config_.model.seq_length = 0;
+  config_.batch.train_tokens = 1000;
+  config_.resolve(1);
+  EXPECT_EQ(config_.batch.train_tokens, 1000);
+}
+
 TEST(EvalConfig, NeedsCheckpointAndData) {
   EXPECT_EQ(validate(EvalConfig{}, 1).size(), 2U);
   EvalConfig config;
