@@ -141,6 +141,7 @@ TEST_F(ConfigTest, NamesTheTensorSizesThatFit) {
   config_.parallel.layout.expert_tensor = true;
   EXPECT_EQ(flags(8), (Flags{"ffn-hidden-size", "moe-ffn-hidden-size"}));
   config_.model.ffn_hidden = 104;
+  config_.model.moe.shared_ffn_hidden = 102;  // shared experts are not cut, either
   EXPECT_EQ(flags(8), Flags{});
   config_.parallel.layout.tensor = 3;
   EXPECT_EQ(flags(8), (Flags{"tensor-model-parallel-size"}));

@@ -33,10 +33,9 @@ std::vector<Size> sizes_cut_by_tensor(const ModelConfig& model, const ParallelLa
   bool dense = false;
   for (std::int64_t layer = 0; layer < model.layers; ++layer) dense |= !model.is_moe_layer(layer);
   if (dense) sizes.push_back({"ffn-hidden-size", model.ffn_hidden, ""});
-  if (layout.expert_tensor && model.moe.router.experts > 0) {
+  // Shared experts are whole on every rank.
+  if (layout.expert_tensor && model.moe.router.experts > 0)
     sizes.push_back({"moe-ffn-hidden-size", model.moe.ffn_hidden, ""});
-    sizes.push_back({"moe-shared-expert-intermediate-size", model.moe.shared_ffn_hidden, ""});
-  }
   std::erase_if(sizes, [](const Size& size) { return size.value <= 0; });
   return sizes;
 }
