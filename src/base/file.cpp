@@ -46,7 +46,26 @@ class Descriptor {
   int fd_;
 };
 
+int open_uninterrupted(const std::filesystem::path& path, int flags, mode_t mode = 0) {
+  return uninterrupted([&] { return ::open(path.c_str(), flags | O_CLOEXEC, mode); });
+}
+
+int sync_uninterrupted(int descriptor) {
+  return uninterrupted([&] { return ::fsync(descriptor); });
+}
+
 }  // namespace
+
+std::size_t write_fully(int descriptor, std::string_view text) {
+  std::size_t done = 0;
+  while (done < text.size()) {
+    const ssize_t n =
+        uninterrupted([&] { return ::write(descriptor, text.data() + done, text.size() - done); });
+    if (n < 0) break;
+    done += static_cast<std::size_t>(n);
+  }
+  return done;
+}
 
 std::string read_text_file(const std::filesystem::path& path) {
   const MappedFile file(path);
@@ -54,7 +73,7 @@ std::string read_text_file(const std::filesystem::path& path) {
 }
 
 MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
-  const Descriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  const Descriptor fd(open_uninterrupted(path, O_RDONLY));
   if (fd.get() < 0) fail_system("open", path, errno);
   struct stat status {};
   if (::fstat(fd.get(), &status) != 0) fail_system("read the size of", path, errno);
@@ -83,7 +102,7 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 }
 
 FileWriter::FileWriter(const std::filesystem::path& path) : path_(path) {
-  descriptor_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  descriptor_ = open_uninterrupted(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
   if (descriptor_ < 0) fail_system("create", path, errno);
   buffer_.reserve(kBufferBytes);
 }
@@ -100,19 +119,14 @@ void FileWriter::write(const void* data, std::size_t bytes) {
 }
 
 void FileWriter::flush() {
-  std::size_t done = 0;
-  while (done < buffer_.size()) {
-    const auto n = ::write(descriptor_, buffer_.data() + done, buffer_.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) fail_write(path_, errno, buffer_.size() - done);
-    done += static_cast<std::size_t>(n);
-  }
+  const std::size_t done = write_fully(descriptor_, buffer_);
+  if (done < buffer_.size()) fail_write(path_, errno, buffer_.size() - done);
   buffer_.clear();
 }
 
 void FileWriter::close(bool sync) {
   flush();
-  if (sync && ::fsync(descriptor_) != 0) fail_write(path_, errno, 0);
+  if (sync && sync_uninterrupted(descriptor_) != 0) fail_write(path_, errno, 0);
   if (::close(std::exchange(descriptor_, -1)) != 0) fail_write(path_, errno, 0);
 }
 
@@ -127,9 +141,9 @@ void write_file_atomically(const std::filesystem::path& path, std::string_view c
 }
 
 void sync_directory(const std::filesystem::path& directory) {
-  const Descriptor fd(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const Descriptor fd(open_uninterrupted(directory, O_RDONLY | O_DIRECTORY));
   if (fd.get() < 0) fail_system("open", directory, errno);
-  if (::fsync(fd.get()) != 0) fail_system("sync", directory, errno);
+  if (sync_uninterrupted(fd.get()) != 0) fail_system("sync", directory, errno);
 }
 
 }  // namespace xmoe

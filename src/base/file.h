@@ -2,6 +2,7 @@
 // free.
 #pragma once
 
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -10,6 +11,19 @@
 #include <string_view>
 
 namespace xmoe {
+
+// A system call, made again as long as a signal interrupts it: a signal that asks for the end of a training
+// is no reason to lose a file. Never of close(), which has closed the descriptor even when it was
+// interrupted.
+template <typename Call>
+auto uninterrupted(Call call) {
+  auto result = call();
+  while (result < 0 && errno == EINTR) result = call();
+  return result;
+}
+
+// Bytes written before an error, which errno names; all of `text` without one.
+std::size_t write_fully(int descriptor, std::string_view text);
 
 std::string read_text_file(const std::filesystem::path& path);
 

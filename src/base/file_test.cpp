@@ -1,6 +1,9 @@
 #include "base/file.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <functional>
@@ -9,6 +12,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "support/interruptions.h"
 
 namespace xmoe {
 namespace {
@@ -87,6 +91,49 @@ TEST_F(FileTest, AtomicWriteReplacesAndLeavesNothingBehind) {
   EXPECT_EQ(before.text(), "first");  // a reader of the old file keeps it whole
   EXPECT_EQ(read_text_file(path("state")), "second");
   EXPECT_EQ(std::distance(fs::directory_iterator(path("")), fs::directory_iterator()), 1);
+}
+
+// Opening waits for a reader, and writing for it to read: both while signals come.
+TEST_F(FileTest, SignalsInterruptNothing) {
+  ASSERT_EQ(mkfifo(path("pipe").c_str(), 0600), 0);
+  const std::string text(std::size_t{1} << 18, 'x');  // more than a pipe holds
+  std::string read;
+  {
+    const Interruptions interruptions([&] {
+      const int fd = open(path("pipe").c_str(), O_RDONLY | O_NONBLOCK);
+      pollfd input{fd, POLLIN, 0};
+      constexpr int kGiveUp = 10000;  // ms: when the writer did not even open it
+      char buffer[4096];
+      while (poll(&input, 1, kGiveUp) == 1) {
+        const ssize_t n = ::read(fd, buffer, sizeof(buffer));
+        if (n <= 0) break;
+        read.append(buffer, static_cast<std::size_t>(n));
+      }
+      close(fd);
+    });
+    FileWriter writer(path("pipe"));
+    writer.write(text);
+    writer.close(/*sync=*/false);
+  }
+  EXPECT_EQ(read.size(), text.size());
+}
+
+TEST(Uninterrupted, CallsAgainOnlyWhatASignalInterrupted) {
+  int calls = 0;
+  EXPECT_EQ(uninterrupted([&] {
+              ++calls;
+              errno = EINTR;
+              return calls < 3 ? -1 : 7;
+            }),
+            7);
+  EXPECT_EQ(calls, 3);
+  EXPECT_EQ(uninterrupted([&] {
+              ++calls;
+              errno = ENOSPC;
+              return -1;
+            }),
+            -1);
+  EXPECT_EQ(calls, 4);
 }
 
 // A device that is always full, where the system has one.

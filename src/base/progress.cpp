@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <utility>
@@ -12,14 +13,14 @@
 namespace xmoe {
 
 namespace {
+
 constexpr double kTerminalPeriod = 0.2;  // seconds: smooth to the eye, negligible to the program
 constexpr double kLogPeriod = 10.0;      // seconds: a log file should stay readable
-}  // namespace
 
-namespace {
 // Not fmt::print, which throws when a signal interrupts it: work does not end because its progress cannot be
 // shown.
 void write(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stderr); }
+
 }  // namespace
 
 std::string format_duration(double seconds) {

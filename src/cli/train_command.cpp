@@ -36,8 +36,7 @@ struct TrainCommand {
 
   // Where the ranks sit, of a layout that fits them; needs neither model nor data.
   void show_mesh(Communicator& world) const {
-    std::vector<Problem> problems = layout_problems(config.parallel.layout, world.size());
-    fail_if_any(options.table().problems_with(problems));
+    fail_if_any(options.table().problems_with(layout_problems(config.parallel, world.size())));
     const Topology topology = detect_topology(world, static_cast<int>(config.parallel.ranks_per_node));
     const std::string text = describe(config.parallel.layout, topology);
     if (world.rank() == 0) std::fputs(text.c_str(), stdout);

@@ -6,16 +6,12 @@
 
 namespace xmoe {
 
-namespace {
-
 std::string divisors(std::int64_t n) {
   std::string text;
   for (std::int64_t d = 1; d <= n; ++d)
     if (n % d == 0) text += (text.empty() ? "" : ", ") + std::to_string(d);
   return text;
 }
-
-}  // namespace
 
 std::string layout_problem(const ParallelLayout& layout, int world_size) {
   if (layout.tensor < 1 || world_size % layout.tensor != 0)

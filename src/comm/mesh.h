@@ -66,4 +66,7 @@ ExpertGroups expert_groups(const ParallelLayout& layout, int world_size, int ran
 // What keeps a layout from fitting, and what would fit; empty when it fits.
 std::string layout_problem(const ParallelLayout& layout, int world_size);
 
+// What divides n, as a text for messages: "1, 2, 4".
+std::string divisors(std::int64_t n);
+
 }  // namespace xmoe

@@ -10,9 +10,6 @@
 namespace xmoe {
 
 namespace {
-constexpr GemmOptions kTimesTransposed{.a = Transpose::no, .b = Transpose::yes, .accumulate = false};
-constexpr GemmOptions kAccumulateTransposed{.a = Transpose::yes, .b = Transpose::no, .accumulate = true};
-
 // Queries and keys are rotated, values are not.
 void rotate(const Context& ctx, RopeDirection direction, const AttentionShape& shape, const Tensor& qkv,
             const Tensor& table) {

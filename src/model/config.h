@@ -15,6 +15,8 @@ struct RecomputeConfig {
   bool mlp = false;        // mlp: pre-activations of dense layers and shared experts
   bool moe = false;        // moe: rows of other ranks and pre-activations of experts
   bool layer = false;      // --recompute-granularity full: all of a layer but its input
+  // --recompute-modules was given, if only with what is never kept: "selective" adds nothing to it.
+  bool listed = false;
 
   bool any() const { return attention || mlp || moe || layer; }
 };

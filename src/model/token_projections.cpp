@@ -77,16 +77,15 @@ void TokenProjections::logits(const Context& ctx, const Tensor& x, const Tensor&
 }
 
 void TokenProjections::logits_whole(const Context& ctx, const Tensor& x, const Tensor& out) const {
-  const GemmOptions options{.a = Transpose::no, .b = Transpose::yes, .accumulate = false};
   if (tp_.size() == 1) {
-    gemm(ctx, x, output_.value, out, options);
+    gemm(ctx, x, output_.value, out, kTimesTransposed);
     return;
   }
   const ArenaScope scope(ctx.workspace);
   const std::int64_t rows = x.dim(0);
   const Tensor own = ctx.workspace.tensor(DType::f32, {rows, own_words()});
   const Tensor parts = ctx.workspace.tensor(DType::f32, {tp_.size() * rows, own_words()});
-  gemm(ctx, x, output_.value, own, options);
+  gemm(ctx, x, output_.value, own, kTimesTransposed);
   tp_.all_gather(own, parts);
   // [G, rows, V / G] -> [rows, G, V / G]
   for (std::int64_t g = 0; g < tp_.size(); ++g)

@@ -55,7 +55,8 @@ class Transformer {
   // are no gradients and no backward.
   Transformer(const ModelConfig& config, DType dtype, Mesh& mesh, std::uint64_t seed, bool train);
 
-  // Forward and backward of one micro-batch; gradients are added to. The loss that is differentiated is
+  // Forward and backward of one micro-batch, of as many sequences on all ranks; gradients are added to. The
+  // loss that is differentiated is
   //   loss_scale * (mean cross-entropy + auxiliary losses), means over the tokens of all ranks.
   // `completed`, if given, is told each stage (ParameterSpec) whose gradients backward has completed.
   MicroBatchResult forward_backward(

@@ -17,7 +17,7 @@ RouterSums Transformer::sums_of(std::int64_t moe_index) const {
 // over all ranks first, for all layers at once, before backward needs them.
 void Transformer::reduce_router_sums(std::int64_t tokens, MicroBatchResult& result) {
   if (!router_sums_.defined()) return;
-  router_tokens_ = mesh_.world().all_reduce(tokens, ReduceOp::sum);
+  router_tokens_ = tokens * mesh_.world().size();  // all ranks hold as many
   mesh_.world().all_reduce(router_sums_, ReduceOp::sum);
   mesh_.world().all_reduce(router_counts_, ReduceOp::sum);
   const RouterConfig& r = config_.moe.router;

@@ -12,9 +12,6 @@ namespace xmoe {
 
 namespace {
 
-constexpr GemmOptions kTimesTransposed{.a = Transpose::no, .b = Transpose::yes, .accumulate = false};
-constexpr GemmOptions kAccumulateTransposed{.a = Transpose::yes, .b = Transpose::no, .accumulate = true};
-
 // x in f32: itself, or widened into the workspace.
 Tensor as_f32(const Context& ctx, const Tensor& x) {
   if (x.dtype() == DType::f32) return x;

@@ -16,6 +16,14 @@ void add_compatibility_flags(FlagTable& table) {
   table.satisfied("use-flash-attn|use-flash-attn-v2", Arity::none,
                   "attention never holds the square of scores");
   table.satisfied("attention-softmax-in-fp32", Arity::none, "softmax is computed in fp32");
+  table.only("recompute-method", {"uniform"}, "what is computed again is so in every layer alike");
+  table.only("recompute-num-layers", {"1"}, "each layer is computed again from its own input");
+  for (const char* name : {"recompute-method", "recompute-num-layers"})
+    for (const char* granularity : {"selective", "none"})
+      table.conflict(name, "recompute-granularity", granularity);
+  table.satisfied("overlap-grad-reduce", Arity::none, "gradients always travel while backward goes on");
+  table.satisfied("overlap-param-gather", Arity::none,
+                  "with --zero-stage 1 new values of a bucket always travel while the next one is updated");
   table.satisfied("accumulate-allreduce-grads-in-fp32", Arity::none, "gradients are summed in fp32");
   table.only("attention-dropout", {"0", "0.0"}, "there is no dropout");
   table.only("hidden-dropout", {"0", "0.0"}, "there is no dropout");
@@ -37,7 +45,6 @@ void add_compatibility_flags(FlagTable& table) {
   const auto only_one = [&](std::string_view names) { table.only(names, {"1"}, "not built yet"); };
   only_one("pipeline-model-parallel-size");
   only_one("context-parallel-size");
-  only_one("expert-tensor-parallel-size");
   table.refused("use-tutel", Arity::none, "another system's kernels; use --moe-dispatcher flat");
   table.refused("fp16", Arity::none, "not built yet; use --bf16, or fp32 without a flag");
   table.refused("moe-eval-capacity-factor", Arity::one, "evaluation drops nothing; leave the flag out");

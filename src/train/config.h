@@ -62,6 +62,9 @@ struct BatchConfig {
 
 struct ParallelConfig {
   ParallelLayout layout;
+  // --expert-tensor-parallel-size: 1 or the tensor size, another way to say layout.expert_tensor; 0: not
+  // given
+  std::int64_t expert_tensor_size = 0;
   std::int64_t zero_stage = 0;      // --zero-stage: 1 shards the optimizer over the replicas of a parameter
   std::int64_t ranks_per_node = 0;  // --ranks-per-node; 0: ranks that share memory
   double timeout_minutes = 10.0;    // --distributed-timeout-minutes: of one collective
@@ -171,6 +174,7 @@ std::vector<Problem> validate(const GenerateConfig& config, int world_size);
 
 // What keeps a layout from fitting so many ranks, with the sizes that fit.
 std::vector<Problem> layout_problems(const ParallelLayout& layout, int world_size);
+std::vector<Problem> layout_problems(const ParallelConfig& parallel, int world_size);
 // What keeps a model from being cut as the layout asks, with the sizes that fit. What is 0 (a vocabulary that
 // is not known yet) is not checked. Empty also when the layout does not fit the number of ranks: that is
 // layout_problem()'s.

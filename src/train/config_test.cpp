@@ -103,6 +103,9 @@ TEST_F(ConfigTest, ChecksTheRouter) {
   EXPECT_EQ(flags(), Flags{"moe-dispatcher"});
   config_.model.moe.capacity_factor = 1.25;
   EXPECT_EQ(flags(), Flags{});
+  config_.model.moe.overlap_chunks = 2;
+  EXPECT_EQ(flags(), Flags{"moe-overlap-chunks"});
+  config_.model.moe.overlap_chunks = 1;
   config_.model.first_k_dense = 4;
   EXPECT_EQ(flags(), Flags{"moe-first-k-dense"});
   config_.model.first_k_dense = 2;
@@ -141,6 +144,7 @@ TEST_F(ConfigTest, NamesTheTensorSizesThatFit) {
   config_.parallel.layout.expert_tensor = true;
   EXPECT_EQ(flags(8), (Flags{"ffn-hidden-size", "moe-ffn-hidden-size"}));
   config_.model.ffn_hidden = 104;
+  config_.model.moe.shared_ffn_hidden = 102;  // shared experts are not cut, either
   EXPECT_EQ(flags(8), Flags{});
   config_.parallel.layout.tensor = 3;
   EXPECT_EQ(flags(8), (Flags{"tensor-model-parallel-size"}));
@@ -189,6 +193,16 @@ TEST_F(ConfigTest, ChecksTheSchedule) {
   config_.batch.train_iterations = 0;
   config_.batch.train_samples = 7;  // less than one batch
   EXPECT_EQ(flags(), Flags{"train-samples"});
+}
+
+TEST_F(ConfigTest, ATraceBeginsWithinTheTraining) {
+  config_.logging.trace = folder_ / "trace.json";
+  config_.logging.trace_begin = 10;
+  EXPECT_EQ(flags(), Flags{});
+  config_.logging.trace_begin = 11;
+  EXPECT_EQ(flags(), Flags{"trace-begin"});
+  config_.logging.trace.clear();
+  EXPECT_EQ(flags(), Flags{});
 }
 
 TEST_F(ConfigTest, ChecksFiles) {

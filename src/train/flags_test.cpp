@@ -195,6 +195,10 @@ TEST(Flags, RecomputationHasManyNames) {
     if (modules_first) std::swap(given[0], given[1]);
     EXPECT_EQ(recomputed(given), "md");
   }
+  // A list of what is never kept is a list: nothing comes in its place, in either order.
+  EXPECT_EQ(recomputed({{"recompute-granularity", "selective"}, {"recompute-modules", "norm"}}), "");
+  EXPECT_EQ(recomputed({{"recompute-modules", "norm"}, {"recompute-granularity", "selective"}}), "");
+  EXPECT_EQ(recomputed({{"recompute-activations", "true"}, {"checkpoint-activations", "true"}}), "L!");
   EXPECT_EQ(recomputed({{"recompute-modules", "core_attn"}}), "a");
   EXPECT_EQ(recomputed({{"recompute-modules", "router"}}), "!");
   EXPECT_EQ(recomputed({{"recompute-granularity", "some"}}), "!");
@@ -204,6 +208,42 @@ TEST(Flags, RecomputationHasManyNames) {
   const TrainConfig again = train_config_from_text(to_text(config), "text");
   EXPECT_TRUE(again.model.recompute.attention && again.model.recompute.moe);
   EXPECT_FALSE(again.model.recompute.mlp || again.model.recompute.layer);
+}
+
+// As Megatron's scripts give them.
+TEST(Flags, WholeLayersAreComputedAgainOneByOne) {
+  EXPECT_EQ(recomputed({{"recompute-granularity", "full"},
+                        {"recompute-method", "uniform"},
+                        {"recompute-num-layers", "1"},
+                        {"overlap-grad-reduce", "true"},
+                        {"overlap-param-gather", "true"}}),
+            "L");
+  EXPECT_EQ(recomputed({{"recompute-granularity", "full"}, {"recompute-method", "block"}}), "L!");
+  EXPECT_EQ(recomputed({{"recompute-granularity", "full"}, {"recompute-num-layers", "2"}}), "L!");
+  EXPECT_EQ(recomputed({{"recompute-granularity", "selective"}, {"recompute-method", "uniform"}}), "a!");
+}
+
+TEST(Flags, ExpertTensorSizeIsOneOrTheTensorSize) {
+  // Whether experts are cut, and "!" for each problem.
+  const auto cut = [](std::vector<std::pair<std::string, std::string>> given) {
+    TrainConfig config;
+    FlagTable table = train_flags(config);
+    given.emplace_back("tensor-model-parallel-size", "2");
+    for (const auto& [name, value] : given) table.assign(name, {value}, kCommandLine);
+    const std::size_t problems = table.problems_with(layout_problems(config.parallel, 8)).size();
+    return (config.parallel.layout.expert_tensor ? "cut" : "whole") + std::string(problems, '!');
+  };
+  EXPECT_EQ(cut({}), "whole");
+  EXPECT_EQ(cut({{"expert-tensor-parallel-size", "1"}}), "whole");
+  EXPECT_EQ(cut({{"expert-tensor-parallel-size", "2"}}), "cut");
+  EXPECT_EQ(cut({{"expert-tensor-parallel-size", "2"}, {"enable-expert-tensor-parallelism", "true"}}), "cut");
+  EXPECT_EQ(cut({{"expert-tensor-parallel-size", "4"}}), "cut!");
+  EXPECT_EQ(cut({{"expert-tensor-parallel-size", "0"}}), "whole!");
+  EXPECT_EQ(cut({{"expert-tensor-parallel-size", "two"}}), "whole!");
+  EXPECT_TRUE(cut({{"expert-tensor-parallel-size", "1"}, {"enable-expert-tensor-parallelism", "true"}})
+                  .ends_with('!'));
+  EXPECT_TRUE(cut({{"enable-expert-tensor-parallelism", "true"}, {"expert-tensor-parallel-size", "1"}})
+                  .ends_with('!'));
 }
 
 TEST(Flags, CapacityCanBeTakenBack) {

@@ -140,7 +140,8 @@ MetricsReporter::MetricsReporter(std::filesystem::path file, std::int64_t resume
   } catch (const std::filesystem::filesystem_error& error) {
     refuse(error.code().message());
   }
-  descriptor_ = open(file_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  descriptor_ =
+      uninterrupted([&] { return open(file_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666); });
   if (descriptor_ < 0) refuse(std::strerror(errno));
 }
 
@@ -184,9 +185,10 @@ void MetricsReporter::print(const std::string& line, Progress* progress) {
 
 void MetricsReporter::append(const std::string& json) {
   if (descriptor_ < 0) return;
-  // One write per line: a reader never sees half of one, and a crash loses at most the last.
+  // In one write where the system takes it whole: a reader then never sees half a line, and a crash loses at
+  // most the last.
   const std::string line = json + "\n";
-  if (write(descriptor_, line.data(), line.size()) != static_cast<ssize_t>(line.size()))
+  if (write_fully(descriptor_, line) < line.size())
     give_up(fmt::format("{}: cannot be written: {}", file_.string(), std::strerror(errno)));
 }
 

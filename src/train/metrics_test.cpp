@@ -1,8 +1,11 @@
 #include "train/metrics.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <limits>
@@ -10,6 +13,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "support/interruptions.h"
 
 namespace xmoe {
 namespace {
@@ -168,6 +172,36 @@ TEST_F(MetricsTest, NewTrainingKeepsTheOldFile) {
 TEST_F(MetricsTest, AFileThatCannotBeOpenedIsRefused) {
   for (const char* path : {"/proc/no-such-folder/metrics", "/proc/version/metrics", "/proc"})
     EXPECT_THROW(MetricsReporter(path, 0), Error) << path;
+}
+
+// A reader of a pipe that is slow, and signals while a line waits for it.
+TEST_F(MetricsTest, SignalsLoseNoLine) {
+  ASSERT_EQ(mkfifo(file_.c_str(), 0600), 0);
+  const int fd = open(file_.c_str(), O_RDONLY | O_NONBLOCK);
+  ASSERT_GE(fd, 0);
+  const int room = fcntl(fd, F_SETPIPE_SZ, 4096);
+  fcntl(fd, F_SETFL, 0);
+  constexpr int kLines = 50;  // of some hundred bytes: more than there is room for
+  std::string read;
+  {
+    MetricsReporter reporter(file_, 0);
+    const Interruptions interruptions([&] {
+      char buffer[4096];
+      while (std::count(read.begin(), read.end(), '\n') < kLines) {
+        const ssize_t n = ::read(fd, buffer, sizeof(buffer));
+        if (n <= 0) break;
+        read.append(buffer, static_cast<std::size_t>(n));
+      }
+    });
+    for (int i = 0; i < kLines; ++i) {
+      ValidationMetrics m;
+      m.iteration = i;
+      reporter.report(m, nullptr);
+    }
+  }
+  close(fd);
+  EXPECT_EQ(std::count(read.begin(), read.end(), '\n'), kLines);
+  EXPECT_LT(room, static_cast<int>(read.size())) << "the pipe held it all";
 }
 
 TEST_F(MetricsTest, TrainingGoesOnWithoutAFile) {

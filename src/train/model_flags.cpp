@@ -111,10 +111,12 @@ void add_moe_flags(FlagTable& table, MoeConfig& moe, ModelConfig& model) {
   table.real("moe-aux-loss-coeff|moe-loss-coeff", router.aux_loss_coeff, "Weight of the load-balancing loss",
              at_least(0));
   table.real("moe-z-loss-coeff", router.z_loss_coeff, "Weight of the router's z-loss", at_least(0));
-  table.real("moe-expert-capacity-factor|moe-train-capacity-factor", moe.capacity_factor,
-             "An expert keeps at most this many times its even share of the tokens; unset: nothing is "
-             "dropped. In training only: evaluation and generation drop nothing",
-             above(0));
+  table.real(
+      "moe-expert-capacity-factor|moe-train-capacity-factor", moe.capacity_factor,
+      "An expert keeps at most this many times its even share of the tokens; unset: nothing is "
+      "dropped. The share is of the tokens that a rank routes together, so that other layouts drop other "
+      "assignments. In training only: evaluation and generation drop nothing",
+      above(0));
   table.set("disable-moe-token-dropping", moe.capacity_factor, std::optional<double>(),
             "Nothing is dropped, whatever the capacity factor", false);
   table.integer("moe-min-capacity", moe.min_capacity, "Least capacity of an expert", at_least(0));

@@ -1,5 +1,6 @@
 // How a model is spread over ranks, and what is computed twice so that it fits.
 #include <algorithm>
+#include <charconv>
 
 #include "base/error.h"
 #include "train/flags.h"
@@ -22,7 +23,7 @@ std::vector<std::string> words_of(const std::vector<std::string>& given) {
 }
 
 std::string read_modules(const std::vector<std::string>& given, RecomputeConfig& recompute) {
-  RecomputeConfig read;
+  RecomputeConfig read = {.listed = true};
   for (const std::string& word : words_of(given)) {
     if (word == "attention" || word == "core_attn") {
       read.attention = true;
@@ -56,7 +57,7 @@ std::string read_granularity(const std::string& given, RecomputeConfig& recomput
     recompute = {};
   } else if (given == "selective") {
     recompute.layer = false;
-    if (!recompute.any()) recompute.attention = true;
+    if (!recompute.any() && !recompute.listed) recompute.attention = true;
   } else {
     return fmt::format("'{}' is not known: expected one of none|selective|full", given);
   }
@@ -106,8 +107,36 @@ void add_layout_flags(FlagTable& table, ParallelLayout& layout, std::int64_t& ra
              above(0));
 }
 
+namespace {
+
+// Megatron's way to say whether experts are cut. That the size is 1 or the tensor size is found by
+// validation, when both are known.
+void add_expert_tensor_size(FlagTable& table, ParallelConfig& parallel) {
+  Flag flag;
+  flag.value_name = "N";
+  flag.help =
+      "1: experts are whole, and MoE blocks work on parts of the sequence. The tensor-parallel size: the "
+      "same "
+      "as --enable-expert-tensor-parallelism";
+  flag.read = [&parallel](const std::vector<std::string>& given) -> std::string {
+    const std::string& text = given.front();
+    std::int64_t size = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), size);
+    if (error != std::errc() || end != text.data() + text.size() || size < 1)
+      return fmt::format("'{}' is not possible: expected 1 or the tensor-parallel size", text);
+    parallel.expert_tensor_size = size;
+    parallel.layout.expert_tensor = size > 1;
+    return {};
+  };
+  table.add("expert-tensor-parallel-size", std::move(flag));
+  table.conflict("enable-expert-tensor-parallelism", "expert-tensor-parallel-size", "1");
+}
+
+}  // namespace
+
 void add_parallel_flags(FlagTable& table, ParallelConfig& parallel) {
   add_layout_flags(table, parallel.layout, parallel.ranks_per_node, parallel.timeout_minutes);
+  add_expert_tensor_size(table, parallel);
   table.integer("zero-stage", parallel.zero_stage,
                 "1: cut the optimizer's state (master weights and moments) over the ranks that hold the same "
                 "parameters. 0: each of them keeps all of it",
@@ -157,6 +186,7 @@ void add_recompute_flags(FlagTable& table, RecomputeConfig& recompute) {
   table.conflict("checkpoint-activations", "recompute-granularity", "selective");
   table.conflict("checkpoint-activations", "recompute-granularity", "none");
   table.conflict("checkpoint-activations", "recompute-modules");
+  table.conflict("checkpoint-activations", "recompute-activations");
 }
 
 }  // namespace xmoe

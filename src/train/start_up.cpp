@@ -4,7 +4,6 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "moe/dispatch/choice.h"
 #include "train/signals.h"
 
 namespace xmoe {
@@ -26,19 +25,24 @@ std::string model_line(const ModelConfig& m) {
 }
 
 // "2 nodes of 4 ranks", "2 nodes of 3 to 4 ranks"
-std::string nodes_text(const std::vector<int>& ranks_of_node) {
+std::string nodes_text(const Topology& topology) {
+  std::vector<std::size_t> ranks_of_node;
+  for (int node = 0; node < topology.nodes(); ++node) ranks_of_node.push_back(topology.ranks_of(node).size());
   const auto [least, most] = std::minmax_element(ranks_of_node.begin(), ranks_of_node.end());
   return fmt::format("{} of {}{}", counted(static_cast<std::int64_t>(ranks_of_node.size()), "node"),
-                     *least == *most ? "" : fmt::format("{} to ", *least), counted(*most, "rank"));
+                     *least == *most ? "" : fmt::format("{} to ", *least),
+                     counted(static_cast<std::int64_t>(*most), "rank"));
 }
+
+int ranks_in(const StartUpFacts& facts) { return static_cast<int>(facts.topology.node_of.size()); }
 
 std::string layout_line(const TrainConfig& config, const StartUpFacts& facts) {
   const ParallelLayout& layout = config.parallel.layout;
   std::string text = fmt::format("layout: {}, {} each; tensor parallel {}, data parallel {}",
-                                 nodes_text(facts.ranks_of_node), counted(facts.threads, "thread"),
-                                 layout.tensor, data_parallel_size(layout, facts.ranks));
+                                 nodes_text(facts.topology), counted(facts.threads, "thread"), layout.tensor,
+                                 data_parallel_size(layout, ranks_in(facts)));
   if (config.model.moe.router.experts > 0) {
-    const std::int64_t holders = layout.expert_tensor ? facts.ranks / layout.tensor : facts.ranks;
+    const std::int64_t holders = layout.expert_tensor ? ranks_in(facts) / layout.tensor : ranks_in(facts);
     text += fmt::format(", expert parallel {} ({}), replicas of an expert {}", layout.expert,
                         layout.placement == ExpertPlacement::ep_first ? "ep-first" : "dp-first",
                         holders / layout.expert);
@@ -50,7 +54,7 @@ std::string layout_line(const TrainConfig& config, const StartUpFacts& facts) {
 }
 
 std::string batch_line(const TrainConfig& config, const StartUpFacts& facts) {
-  const std::int64_t count = config.micro_batches(facts.ranks);
+  const std::int64_t count = config.micro_batches(ranks_in(facts));
   return fmt::format("batch: {} in {} micro-batch{} of {} of {} tokens; {}, ZeRO stage {}",
                      counted(config.batch.global, "sequence"), count, count == 1 ? "" : "es",
                      counted(config.batch.global / count, "sequence"), config.model.seq_length,
@@ -96,9 +100,13 @@ void settle_dispatcher(TrainConfig& config, const Mesh& mesh) {
   const auto rbd =
       mesh.world().all_reduce(std::int64_t{choice.kind == DispatcherKind::rbd ? 1 : 0}, ReduceOp::min);
   moe.dispatcher = rbd == 1 ? DispatcherKind::rbd : DispatcherKind::flat;
-  const bool overruled = choice.kind != moe.dispatcher;
-  log::info("dispatcher: {}: {}{}", rbd == 1 ? "rbd" : "flat", choice.why,
-            overruled ? "; another expert-parallel group found flat to be the faster one" : "");
+  log::info("{}", dispatcher_line(choice, moe.dispatcher));
+}
+
+std::string dispatcher_line(const DispatcherChoice& choice, DispatcherKind taken) {
+  // The reason begins with the kind that it is for.
+  if (choice.kind == taken) return "dispatcher: " + choice.why;
+  return "dispatcher: flat: another expert-parallel group found it to be the faster one; here " + choice.why;
 }
 
 ModelConfig model_to_run(ModelConfig trained) {
@@ -109,11 +117,23 @@ ModelConfig model_to_run(ModelConfig trained) {
 }
 
 std::vector<std::string> start_up_lines(const TrainConfig& resolved, const StartUpFacts& facts) {
-  const std::string throughput =
+  std::vector<std::string> lines = {
+      model_line(resolved.model), layout_line(resolved, facts), batch_line(resolved, facts),
+      data_line(resolved, facts),
       "throughput per GPU counts useful operations only (causal attention as half, kept rows of active "
-      "experts); TFLOPs counts as X-MoE does (all of the square, dropped rows too)";
-  return {model_line(resolved.model), layout_line(resolved, facts), batch_line(resolved, facts),
-          data_line(resolved, facts), throughput};
+      "experts); TFLOPs counts as X-MoE does (all of the square, dropped rows too)"};
+  const MoeConfig& moe = resolved.model.moe;
+  if (moe.router.experts > 0 && moe.capacity_factor)
+    lines.push_back(fmt::format(
+        "capacity factor {}: an expert's share is of the tokens that a rank routes together, so that other "
+        "layouts drop other assignments and their losses differ",
+        *moe.capacity_factor));
+  if (ranks_in(facts) > 1) {
+    std::string mesh = describe(resolved.parallel.layout, facts.topology);
+    mesh.pop_back();  // the end of the last line is the log's
+    lines.push_back(std::move(mesh));
+  }
+  return lines;
 }
 
 }  // namespace xmoe

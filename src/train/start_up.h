@@ -9,6 +9,7 @@
 #include "comm/mesh.h"
 #include "comm/topology.h"
 #include "comm/watchdog.h"
+#include "moe/dispatch/choice.h"
 #include "train/config.h"
 
 namespace xmoe {
@@ -28,19 +29,22 @@ struct ParallelRun {
 // Collective.
 void settle_dispatcher(TrainConfig& config, const Mesh& mesh);
 
+// What the log says of it: the kind taken and why, where `choice` is that of this rank's group.
+std::string dispatcher_line(const DispatcherChoice& choice, DispatcherKind taken);
+
 // The model of a checkpoint as evaluation and generation run it: how its training sent tokens and what it
 // computed twice means nothing to them.
 ModelConfig model_to_run(ModelConfig trained);
 
 // What is known when everything is built and nothing is trained.
 struct StartUpFacts {
-  int ranks = 1;
+  Topology topology;
   int threads = 1;
-  std::vector<int> ranks_of_node;  // [nodes]: how many
   std::int64_t tokens_per_epoch = 0;
   std::optional<std::int64_t> validation_windows;  // unset: no validation
 };
-// The lines that a training begins with: model, layout, batch, data, and how FLOPs are counted.
+// What a training begins with: a line each on model, layout, batch, data and how FLOPs are counted; with a
+// capacity a line on what is dropped, and of several ranks the mesh and who sits where.
 std::vector<std::string> start_up_lines(const TrainConfig& resolved, const StartUpFacts& facts);
 
 }  // namespace xmoe

@@ -25,9 +25,8 @@ TrainConfig config() {
 
 StartUpFacts facts() {
   StartUpFacts f;
-  f.ranks = 8;
+  f.topology = {.node_of = {0, 0, 0, 0, 1, 1, 1, 1}, .host_names = {"a", "b"}};
   f.threads = 2;
-  f.ranks_of_node = {4, 4};
   f.tokens_per_epoch = 7680;
   f.validation_windows = 100;
   return f;
@@ -35,7 +34,7 @@ StartUpFacts facts() {
 
 TEST(StartUp, LinesSayHowTheTrainingRuns) {
   const std::vector<std::string> lines = start_up_lines(config(), facts());
-  ASSERT_EQ(lines.size(), 5U);
+  ASSERT_EQ(lines.size(), 6U);
   EXPECT_NE(lines[0].find("2 layers, hidden 8, 8 experts, top-2"), std::string::npos) << lines[0];
   EXPECT_EQ(
       lines[1],
@@ -47,6 +46,29 @@ TEST(StartUp, LinesSayHowTheTrainingRuns) {
   EXPECT_EQ(lines[3],
             "data: 0.01 M tokens an epoch, 0.50 epochs in 10 iterations; validation on 48 of 100 windows of "
             "16 tokens");
+  EXPECT_TRUE(lines[5].starts_with("mesh of 8 ranks on 2 nodes: tp 2, dp 4, ep 4, edp 2;")) << lines[5];
+  EXPECT_NE(lines[5].find("      0  a     0-3\n"), std::string::npos) << lines[5];
+  EXPECT_FALSE(lines[5].ends_with('\n'));
+}
+
+TEST(StartUp, OneRankNeedsNoTable) {
+  TrainConfig c = config();
+  c.parallel.layout = {};
+  StartUpFacts f = facts();
+  f.topology = {.node_of = {0}, .host_names = {"a"}};
+  EXPECT_EQ(start_up_lines(c, f).size(), 5U);
+  c.model.moe.capacity_factor = 1.25;
+  EXPECT_EQ(start_up_lines(c, f)[5],
+            "capacity factor 1.25: an expert's share is of the tokens that a rank routes together, so that "
+            "other layouts drop other assignments and their losses differ");
+}
+
+TEST(StartUp, TheDispatcherIsNamedOnce) {
+  const DispatcherChoice rbd{.kind = DispatcherKind::rbd, .why = "rbd: 2 nodes"};
+  EXPECT_EQ(dispatcher_line(rbd, DispatcherKind::rbd), "dispatcher: rbd: 2 nodes");
+  EXPECT_EQ(
+      dispatcher_line(rbd, DispatcherKind::flat),
+      "dispatcher: flat: another expert-parallel group found it to be the faster one; here rbd: 2 nodes");
 }
 
 TEST(StartUp, LinesOfOtherLayouts) {
@@ -54,7 +76,7 @@ TEST(StartUp, LinesOfOtherLayouts) {
   c.parallel.layout = {
       .tensor = 4, .expert = 2, .expert_tensor = true, .placement = ExpertPlacement::dp_first};
   StartUpFacts f = facts();
-  f.ranks_of_node = {5, 3};
+  f.topology.node_of = {0, 0, 0, 0, 0, 1, 1, 1};
   f.validation_windows.reset();
   const std::vector<std::string> lines = start_up_lines(c, f);
   EXPECT_EQ(lines[1],

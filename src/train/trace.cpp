@@ -104,7 +104,7 @@ void TraceRecorder::before_iteration(std::int64_t iteration, Communicator& world
   // Clocks of nodes differ: the end of a barrier, which all ranks see within microseconds, is time zero.
   world.barrier();
   profile::record_events(kMaxEvents);
-  recording_ = true;
+  begun_ = recording_ = true;
 }
 
 void TraceRecorder::after_iteration(std::int64_t iteration, Communicator& world, const Topology& topology) {
@@ -112,6 +112,9 @@ void TraceRecorder::after_iteration(std::int64_t iteration, Communicator& world,
 }
 
 void TraceRecorder::finish(Communicator& world, const Topology& topology) {
+  if (!begun_ && world.rank() == 0)
+    log::warning("--trace {}: nothing is written, the run ended before its iteration {} (--trace-begin)",
+                 file_.string(), begin_);
   if (!recording_) return;
   recording_ = false;
   const profile::Events mine = profile::take_events();

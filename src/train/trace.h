@@ -36,13 +36,14 @@ class TraceRecorder {
   void before_iteration(std::int64_t iteration, Communicator& world);
   // Rank 0 writes the file behind the last of the iterations; a file that cannot be written is a warning.
   void after_iteration(std::int64_t iteration, Communicator& world, const Topology& topology);
-  // At the end of a run that may have ended before them.
+  // At the end of a run that may have ended before them; that nothing was traced is a warning.
   void finish(Communicator& world, const Topology& topology);
 
  private:
   std::filesystem::path file_;
   std::int64_t begin_, end_;
   bool keep_profiling_;
+  bool begun_ = false;
   bool recording_ = false;
 };
 

@@ -63,6 +63,24 @@ TEST(Trace, HoldsTheIterationsAskedFor) {
   EXPECT_NE(text.find("rank 0 (node "), std::string::npos);
 }
 
+TEST(Trace, ARunThatEndsBeforeItSaysSo) {
+  const auto world = make_self_communicator();
+  const Topology topology = detect_topology(*world);
+  const auto file = std::filesystem::temp_directory_path() / ("xmoe-no-trace-" + std::to_string(getpid()));
+  const auto said = [&](std::int64_t begin) {
+    TraceRecorder recorder(file, begin, 1, /*keep_profiling=*/false);
+    testing::internal::CaptureStderr();
+    recorder.before_iteration(1, *world);
+    recorder.after_iteration(1, *world, topology);
+    recorder.finish(*world, topology);
+    return testing::internal::GetCapturedStderr();
+  };
+  EXPECT_NE(said(3).find("nothing is written, the run ended before its iteration 3"), std::string::npos);
+  EXPECT_FALSE(std::filesystem::exists(file));
+  EXPECT_EQ(said(1).find("nothing is written"), std::string::npos);
+  EXPECT_TRUE(std::filesystem::remove(file));
+}
+
 TEST(Trace, WhereNothingCanBeWrittenIsFoundOutBefore) {
   EXPECT_THROW(prepare_trace_file("/dev/null/below"), Error);
   EXPECT_THROW(prepare_trace_file(std::filesystem::temp_directory_path()), Error);

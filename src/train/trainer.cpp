@@ -154,11 +154,9 @@ void Trainer::resume() {
 
 void Trainer::print_summary() const {
   StartUpFacts facts;
-  facts.ranks = world_.size();
+  facts.topology = parallel_.topology;
   facts.threads = thread_count();
   facts.tokens_per_epoch = data_->tokens_per_epoch();
-  for (int node = 0; node < parallel_.topology.nodes(); ++node)
-    facts.ranks_of_node.push_back(static_cast<int>(parallel_.topology.ranks_of(node).size()));
   if (validation_) facts.validation_windows = validation_->count();
   for (const std::string& line : start_up_lines(config_, facts)) log::info("{}", line);
 }

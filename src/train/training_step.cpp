@@ -72,10 +72,8 @@ StepResult TrainingStep::run(std::int64_t micro_batches, double learning_rate, c
 void TrainingStep::summarise(std::int64_t dropped, std::int64_t assignments, std::int64_t tokens,
                              StepResult& result) {
   const ModelConfig& c = model_.config();
-  // Ranks of a tp group route parts of its tokens, or where experts are cut all of them, and alike.
-  Communicator& routers = mesh_.layout().expert_tensor ? mesh_.dp() : mesh_.world();
-  dropped = routers.all_reduce(dropped, ReduceOp::sum);
-  assignments = routers.all_reduce(assignments, ReduceOp::sum);
+  dropped = mesh_.world().all_reduce(dropped, ReduceOp::sum);
+  assignments = mesh_.world().all_reduce(assignments, ReduceOp::sum);
   tokens = mesh_.dp().all_reduce(tokens, ReduceOp::sum);
   if (assignments > 0)
     result.dropped_fraction = static_cast<double>(dropped) / static_cast<double>(assignments);

@@ -81,9 +81,15 @@ void check_moe(const ModelConfig& model, Problems& problems) {
   if (model.moe.dispatcher == DispatcherKind::padded && !model.moe.capacity_factor)
     problems.add("moe-dispatcher",
                  "padded needs a capacity: add --moe-expert-capacity-factor 1.25, or use flat");
+  if (model.moe.dispatcher == DispatcherKind::padded && model.moe.overlap_chunks > 1)
+    problems.add("moe-overlap-chunks",
+                 "{} needs a dispatcher other than padded, whose buffers have room for the tokens of a whole "
+                 "micro-batch: use --moe-dispatcher flat or rbd, or one chunk",
+                 model.moe.overlap_chunks);
 }
 
-void check_layout(const ParallelLayout& layout, int world_size, Problems& problems) {
+template <typename Layout>
+void check_layout(const Layout& layout, int world_size, Problems& problems) {
   for (Problem& problem : layout_problems(layout, world_size)) problems.add(std::move(problem));
 }
 
@@ -105,6 +111,15 @@ void check_batch(const TrainConfig& config, int world_size, Problems& problems) 
                  step, (batch.global / step + 1) * step);
   if (batch.train_iterations == 0 && batch.train_samples == 0 && batch.train_tokens == 0)
     problems.add("train-iters", "is missing: give --train-iters, --train-samples or --train-tokens");
+}
+
+// Counted in this run, which has all iterations of the training at most.
+void check_trace(const TrainConfig& resolved, Problems& problems) {
+  const LoggingConfig& logging = resolved.logging;
+  const std::int64_t iterations = resolved.batch.train_iterations;
+  if (!logging.trace.empty() && logging.trace_begin > iterations)
+    problems.add("trace-begin", "{} is behind the end of the training, iteration {}: use at most that",
+                 logging.trace_begin, iterations);
 }
 
 void check_schedule(const TrainConfig& config, int world_size, Problems& problems) {
@@ -135,6 +150,7 @@ void check_schedule(const TrainConfig& config, int world_size, Problems& problem
                    resolved.batch.global, resolved.model.seq_length);
     return;
   }
+  check_trace(resolved, problems);
   const Lengths lengths = lengths_in_samples(resolved);
   const std::int64_t training = resolved.batch.train_iterations * resolved.batch.global;
   if (lengths.warmup > training)
@@ -174,7 +190,7 @@ std::vector<Problem> validate(const TrainConfig& config, int world_size) {
   Problems problems;
   check_model(config.model, problems);
   check_moe(config.model, problems);
-  check_layout(config.parallel.layout, world_size, problems);
+  check_layout(config.parallel, world_size, problems);
   check_recompute(config.model.recompute, problems);
   ModelConfig resolved = config.model;
   resolved.resolve();

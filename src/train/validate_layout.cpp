@@ -9,13 +9,6 @@ namespace xmoe {
 
 namespace {
 
-std::string divisors_of(std::int64_t n) {
-  std::string text;
-  for (std::int64_t d = 1; d <= n; ++d)
-    if (n % d == 0) text += fmt::format("{}{}", text.empty() ? "" : ", ", d);
-  return text;
-}
-
 struct Size {
   const char* flag;
   std::int64_t value;
@@ -33,10 +26,9 @@ std::vector<Size> sizes_cut_by_tensor(const ModelConfig& model, const ParallelLa
   bool dense = false;
   for (std::int64_t layer = 0; layer < model.layers; ++layer) dense |= !model.is_moe_layer(layer);
   if (dense) sizes.push_back({"ffn-hidden-size", model.ffn_hidden, ""});
-  if (layout.expert_tensor && model.moe.router.experts > 0) {
+  // Shared experts are whole on every rank.
+  if (layout.expert_tensor && model.moe.router.experts > 0)
     sizes.push_back({"moe-ffn-hidden-size", model.moe.ffn_hidden, ""});
-    sizes.push_back({"moe-shared-expert-intermediate-size", model.moe.shared_ffn_hidden, ""});
-  }
   std::erase_if(sizes, [](const Size& size) { return size.value <= 0; });
   return sizes;
 }
@@ -55,7 +47,7 @@ void check_tensor(const ModelConfig& model, const ParallelLayout& layout, int wo
         {size.flag,
          fmt::format("{}{} is not divisible by --tensor-model-parallel-size {}: tensor sizes that fit this "
                      "model on {} ranks are {}",
-                     size.what, size.value, layout.tensor, world_size, divisors_of(common))});
+                     size.what, size.value, layout.tensor, world_size, divisors(common))});
     if (*size.what != '\0')
       problems.back().message += fmt::format(
           "; or pad to a multiple of {}, which makes another model: checkpoints of this one would not load",
@@ -80,7 +72,7 @@ void check_experts(const ModelConfig& model, const ParallelLayout& layout, int w
   problems.push_back(
       {"expert-model-parallel-size",
        fmt::format("{} does not divide --num-experts {}: sizes that fit this model on {} ranks are {}",
-                   layout.expert, experts, world_size, divisors_of(std::gcd(experts, holders)))});
+                   layout.expert, experts, world_size, divisors(std::gcd(experts, holders)))});
 }
 
 }  // namespace
@@ -96,6 +88,22 @@ std::vector<Problem> layout_problems(const ParallelLayout& layout, int world_siz
         {"enable-expert-tensor-parallelism",
          "cuts experts over tensor-parallel ranks, and --tensor-model-parallel-size is 1: give "
          "a larger one, or leave the flag out"});
+  return problems;
+}
+
+std::vector<Problem> layout_problems(const ParallelConfig& parallel, int world_size) {
+  const ParallelLayout& layout = parallel.layout;
+  const std::int64_t size = parallel.expert_tensor_size;
+  if (size <= 1 || size == layout.tensor) return layout_problems(layout, world_size);
+  ParallelLayout rest = layout;
+  rest.expert_tensor = false;
+  std::vector<Problem> problems = layout_problems(rest, world_size);
+  problems.push_back(
+      {"expert-tensor-parallel-size",
+       fmt::format("{} is neither 1 (experts whole, MoE blocks on parts of the sequence) nor "
+                   "--tensor-model-parallel-size {} (experts cut, as by --enable-expert-tensor-parallelism): "
+                   "use one of them",
+                   size, layout.tensor)});
   return problems;
 }
 

@@ -91,10 +91,12 @@ cmp flag.txt stdin.txt || broken "a prompt on standard input is another one"
 "$xmoe" train "${common_flags[@]}" "${no_tokenizer[@]}" --expert-model-parallel-size 1 --train-iters 100000 --eval-iters 0 \
   >signal.log 2>&1 &
 training=$!
+begun=
 for ((i = 0; i < 600; ++i)); do
-  grep -q 'iteration  ' signal.log && break
+  grep -q 'iteration  ' signal.log && begun=yes && break
   sleep 0.1
 done
+[ -n "$begun" ] || { kill -KILL "$training"; cat signal.log; broken "no iteration within a minute"; }
 kill -TERM "$training"
 wait "$training" || { cat signal.log; broken "exit status after SIGTERM"; }
 grep -q 'SIGTERM; without --save nothing is saved' signal.log || { tail -3 signal.log; broken "the end is not explained"; }

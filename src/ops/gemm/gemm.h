@@ -21,6 +21,11 @@ struct GemmOptions {
   bool accumulate = false;
 };
 
+// Of a layer with weights W [N, K]: its forward y = x W^T, and dW += dy^T x. dx = dy W needs no options.
+inline constexpr GemmOptions kTimesTransposed{.a = Transpose::no, .b = Transpose::yes, .accumulate = false};
+inline constexpr GemmOptions kAccumulateTransposed{
+    .a = Transpose::yes, .b = Transpose::no, .accumulate = true};
+
 void gemm(const Context& ctx,
           const Tensor& a,  // [M, K], or [K, M] transposed
           const Tensor& b,  // [K, N], or [N, K] transposed

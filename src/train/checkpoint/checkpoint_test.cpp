@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,10 +11,21 @@
 #include <csignal>
 #include <cstdlib>
 #include <fstream>
+#include <functional>
 
 #include "base/file.h"
 #include "support/model_state.h"
 #include "train/checkpoint/manifest.h"
+
+namespace {
+std::function<void(const std::filesystem::path&)> at_sync;  // what a test wants to know of each fsync()
+}
+
+// In the place of the library's, for this program: a test sees what is on the disk when, and in which order.
+extern "C" int fsync(int descriptor) {
+  if (at_sync) at_sync(std::filesystem::read_symlink(fmt::format("/proc/self/fd/{}", descriptor)));
+  return static_cast<int>(syscall(SYS_fsync, descriptor));
+}
 
 namespace xmoe {
 namespace {
@@ -151,6 +163,25 @@ TEST_F(Checkpoint, AReplacementThatFailsPutsTheOldOneBack) {
   EXPECT_THROW(save(5, 2, options), Error);
   EXPECT_EQ(names(), (std::vector<std::string>{"iter_0000005", "latest"}));
   EXPECT_EQ(try_load(root_, 1), "loaded");
+}
+
+TEST_F(Checkpoint, TheOldOneIsRemovedWhenTheNewNameIsOnTheDisk) {
+  for (const bool exchange : {true, false}) {
+    save(5, 1);
+    std::vector<bool> old_exists;  // at each sync of the root: the new one, then `latest`
+    at_sync = [&](const fs::path& path) {
+      if (path != fs::canonical(root_)) return;
+      old_exists.push_back(std::any_of(
+          fs::directory_iterator(root_), fs::directory_iterator(),
+          [](const auto& e) { return e.path().filename().string().starts_with(kTemporaryPrefix); }));
+    };
+    SaveOptions options;
+    options.exchange_names = exchange;
+    save(5, 2, options);
+    at_sync = {};
+    EXPECT_EQ(old_exists, (std::vector<bool>{true, false}));
+    EXPECT_EQ(try_load(root_, 2), "loaded");
+  }
 }
 
 TEST_F(Checkpoint, KeepsTheNewest) {

@@ -193,24 +193,26 @@ CheckpointManifest Save::write_shard(std::span<const CheckpointTensor> tensors,
 void Save::publish() const {
   sync_directory(temporary_);
   const fs::path target = root_ / name_;
+  fs::path replaced;  // where the old one is now
   if (fs::exists(target)) {
     // Saved before, for instance by a run that began again from an earlier iteration. Where the file system
     // can exchange two names at once there is no moment without a checkpoint.
     // Elsewhere the old one is set aside for a moment, under a name by which it is found again.
     if (options_.exchange_names &&
         ::renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, target.c_str(), RENAME_EXCHANGE) == 0) {
-      fs::remove_all(temporary_);
+      replaced = temporary_;
     } else {
-      const fs::path aside = root_ / (kReplacedPrefix + name_);
-      fs::rename(target, aside);
+      replaced = root_ / (kReplacedPrefix + name_);
+      fs::rename(target, replaced);
       stage(SaveStage::replaced_set_aside);
       fs::rename(temporary_, target);
-      fs::remove_all(aside);
     }
   } else {
     fs::rename(temporary_, target);
   }
+  // The new name is on the disk before the first file of the old one goes.
   sync_directory(root_);
+  if (!replaced.empty()) fs::remove_all(replaced);
 }
 
 // The newest by time of writing stay: after a return to an earlier iteration, higher numbers are the older
