@@ -128,6 +128,4 @@ std::string describe(const ParallelLayout& layout, const Topology& topology) {
   return text;
 }
 
-std::string describe(const Mesh& mesh, const Topology& topology) { return describe(mesh.layout(), topology); }
-
 }  // namespace xmoe

@@ -28,6 +28,5 @@ Topology detect_topology(Communicator& world, int ranks_per_node = 0);
 // ("2:1" is place 1 of group 2), and a line for each kind of group on whether it crosses nodes. Long tables
 // are shortened in the middle. Not collective. The layout fits the topology's ranks.
 std::string describe(const ParallelLayout& layout, const Topology& topology);
-std::string describe(const Mesh& mesh, const Topology& topology);
 
 }  // namespace xmoe
