@@ -16,7 +16,7 @@ build:  ## build build/xmoe, after installing what it needs
 	cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
 	cmake --build $(BUILD) --target xmoe -j $(JOBS)
 
-demo:  ## train a small MoE language model on real text, evaluate it and let it speak (within ten minutes)
+demo:  ## train a small MoE language model on real text, evaluate it and let it speak (some minutes)
 	tools/demo.sh
 
 test:  ## build and run all tests
