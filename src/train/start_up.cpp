@@ -27,6 +27,7 @@ std::string model_line(const ModelConfig& m) {
 // "2 nodes of 4 ranks", "2 nodes of 3 to 4 ranks"
 std::string nodes_text(const Topology& topology) {
   std::vector<std::size_t> ranks_of_node;
+  ranks_of_node.reserve(static_cast<std::size_t>(topology.nodes()));
   for (int node = 0; node < topology.nodes(); ++node) ranks_of_node.push_back(topology.ranks_of(node).size());
   const auto [least, most] = std::minmax_element(ranks_of_node.begin(), ranks_of_node.end());
   return fmt::format("{} of {}{}", counted(static_cast<std::int64_t>(ranks_of_node.size()), "node"),
@@ -117,11 +118,11 @@ ModelConfig model_to_run(ModelConfig trained) {
 }
 
 std::vector<std::string> start_up_lines(const TrainConfig& resolved, const StartUpFacts& facts) {
-  std::vector<std::string> lines = {
-      model_line(resolved.model), layout_line(resolved, facts), batch_line(resolved, facts),
-      data_line(resolved, facts),
+  const std::string throughput =
       "throughput per GPU counts useful operations only (causal attention as half, kept rows of active "
-      "experts); TFLOPs counts as X-MoE does (all of the square, dropped rows too)"};
+      "experts); TFLOPs counts as X-MoE does (all of the square, dropped rows too)";
+  std::vector<std::string> lines = {model_line(resolved.model), layout_line(resolved, facts),
+                                    batch_line(resolved, facts), data_line(resolved, facts), throughput};
   const MoeConfig& moe = resolved.model.moe;
   if (moe.router.experts > 0 && moe.capacity_factor)
     lines.push_back(fmt::format(
