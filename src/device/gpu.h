@@ -91,12 +91,28 @@ __device__ inline void round_to(float value, bf16& to) {
   to.bits = __bfloat16_as_ushort(__float2bfloat16_rn(value));
 }
 
+// Both in one word, as they lie in memory.
+__device__ inline unsigned round_pair(float first, float second) {
+  const auto pair = __floats2bfloat162_rn(first, second);
+  return *reinterpret_cast<const unsigned*>(&pair);
+}
+
 template <typename T>
 __device__ T shuffle_xor(T value, int lane_mask) {
 #if defined(__HIP_PLATFORM_AMD__)
   return __shfl_xor(value, lane_mask);
 #else
   return __shfl_xor_sync(0xffffffffU, value, lane_mask);
+#endif
+}
+
+// What lanes of the warp wrote before it, the others may read behind it.
+__device__ inline void warp_barrier() {
+#if defined(__HIP_PLATFORM_AMD__)
+  __threadfence_block();
+  __builtin_amdgcn_wave_barrier();
+#else
+  __syncwarp();
 #endif
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <type_traits>
 
 #include "device/context.h"
 #include "device/gpu.h"
@@ -56,34 +57,78 @@ __device__ inline std::int64_t thread_index() {
   return static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
 }
 
+// N elements of T as they lie in memory, in words. Two bf16 share one, the lower first: taking them apart by
+// shifts costs an instruction an element, where members of 16 bits cost several.
 template <typename T, int N>
-struct alignas(sizeof(T) * N) Vector {
-  T at[N];
+struct Raw {
+  static constexpr int kBytes = N * static_cast<int>(sizeof(T));
+  unsigned words[(kBytes + 3) / 4] = {};
 };
 
-// N floats from N elements of T, in accesses of at most 16 bytes.
+// In accesses of at most 16 bytes, which `from` must be aligned for.
 template <int N, typename T>
-__device__ void load(const T* from, float (&to)[N]) {
-  constexpr int kWidest = 16 / sizeof(T);
-  constexpr int kStep = N < kWidest ? N : kWidest;
+__device__ Raw<T, N> load_raw(const T* from) {
+  Raw<T, N> raw;
+  if constexpr (Raw<T, N>::kBytes == 2) {
+    raw.words[0] = *reinterpret_cast<const std::uint16_t*>(from);
+  } else if constexpr (Raw<T, N>::kBytes == 4) {
+    raw.words[0] = *reinterpret_cast<const unsigned*>(from);
+  } else if constexpr (Raw<T, N>::kBytes == 8) {
+    const uint2 v = *reinterpret_cast<const uint2*>(from);
+    raw.words[0] = v.x;
+    raw.words[1] = v.y;
+  } else {
 #pragma unroll
-  for (int i = 0; i < N; i += kStep) {
-    const auto v = *reinterpret_cast<const Vector<T, kStep>*>(from + i);
+    for (int i = 0; i < Raw<T, N>::kBytes / 16; ++i) {
+      const uint4 v = reinterpret_cast<const uint4*>(from)[i];
+      raw.words[4 * i] = v.x;
+      raw.words[4 * i + 1] = v.y;
+      raw.words[4 * i + 2] = v.z;
+      raw.words[4 * i + 3] = v.w;
+    }
+  }
+  return raw;
+}
+
+template <typename T, int N>
+__device__ void to_floats(const Raw<T, N>& raw, float (&to)[N]) {
 #pragma unroll
-    for (int j = 0; j < kStep; ++j) to[i + j] = to_float(v.at[j]);
+  for (int i = 0; i < N; ++i) {
+    if constexpr (std::is_same_v<T, float>) {
+      to[i] = __uint_as_float(raw.words[i]);
+    } else {
+      const unsigned word = raw.words[i / 2];
+      to[i] = __uint_as_float(i % 2 == 0 ? word << 16 : word & 0xffff0000U);
+    }
   }
 }
 
 template <int N, typename T>
+__device__ void load(const T* from, float (&to)[N]) {
+  to_floats(load_raw<N>(from), to);
+}
+
+template <int N, typename T>
 __device__ void store(const float (&from)[N], T* to) {
-  constexpr int kWidest = 16 / sizeof(T);
-  constexpr int kStep = N < kWidest ? N : kWidest;
+  if constexpr (N == 1) {
+    round_to(from[0], *to);
+  } else {
+    Raw<T, N> raw;
 #pragma unroll
-  for (int i = 0; i < N; i += kStep) {
-    Vector<T, kStep> v;
+    for (int i = 0; i < N; i += 4 / static_cast<int>(sizeof(T))) {
+      if constexpr (std::is_same_v<T, float>)
+        raw.words[i] = __float_as_uint(from[i]);
+      else
+        raw.words[i / 2] = round_pair(from[i], from[i + 1]);
+    }
+    if constexpr (Raw<T, N>::kBytes == 8) {
+      *reinterpret_cast<uint2*>(to) = make_uint2(raw.words[0], raw.words[1]);
+    } else {
 #pragma unroll
-    for (int j = 0; j < kStep; ++j) round_to(from[i + j], v.at[j]);
-    *reinterpret_cast<Vector<T, kStep>*>(to + i) = v;
+      for (int i = 0; i < Raw<T, N>::kBytes / 16; ++i)
+        reinterpret_cast<uint4*>(to)[i] =
+            make_uint4(raw.words[4 * i], raw.words[4 * i + 1], raw.words[4 * i + 2], raw.words[4 * i + 3]);
+    }
   }
 }
 

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/parallel.h"
+
 namespace xmoe {
 
 DType dtype_of_kind(ElementKind kind, DType compute) {
@@ -42,7 +44,11 @@ Fill values(std::vector<double> list) {
 
 void fill_random(const Tensor& tensor, const Fill& fill, const Rng& rng) {
   std::vector<double> numbers(static_cast<std::size_t>(tensor.numel()));
-  for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = fill(rng, i);
+  constexpr std::int64_t kGrain = 1 << 12;  // some 10 microseconds of work
+  parallel_for(tensor.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
+    for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i)
+      numbers[i] = fill(rng, i);
+  });
   from_doubles(numbers, tensor);
 }
 
@@ -280,6 +286,33 @@ Comparison check_repeated(const OpCase& op, DType compute, const Device& device)
   call(op, once);
   call(op, again);
   return compare_runs(op, compute, again, once, "again");
+}
+
+Comparison check_against_cpu(const OpCase& op, DType compute, const Device& device) {
+  OpRun on_cpu(op, compute);
+  OpRun on_device(op, compute, device);
+  call(op, on_cpu);
+  call(op, on_device);
+  const auto compared = [&](const Tensor& actual, const Tensor& expected, std::int64_t terms,
+                            const std::string& name) -> Comparison {
+    if (!expected.defined()) return {};
+    // Both round, each in its order.
+    Tolerance tolerance = tolerance_for(expected.dtype(), terms, compute);
+    tolerance.relative *= 2.0;
+    tolerance.of_rms *= 2.0;
+    tolerance.norm *= 2.0;
+    return compare(actual, to_doubles(expected), tolerance,
+                   label(op, compute, fmt::format("{} of {} and of cpu", name, name_of(device))));
+  };
+  for (std::size_t o = 0; o < op.outputs.size(); ++o) {
+    Comparison c = compared(on_device.out[o], on_cpu.out[o], op.terms, op.outputs[o].name);
+    if (!c.ok) return c;
+  }
+  for (std::size_t a = 0; a < op.inputs.size(); ++a) {
+    Comparison c = compared(on_device.d_in[a], on_cpu.d_in[a], op.backward_terms, "d_" + op.inputs[a].name);
+    if (!c.ok) return c;
+  }
+  return {};
 }
 
 Comparison check(const OpCase& op, const Device& device) {

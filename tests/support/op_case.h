@@ -107,6 +107,8 @@ Comparison check_forward(const OpCase& op, DType compute, const Device& device =
 Comparison check_backward(const OpCase& op, DType compute, const Device& device = {});
 Comparison check_threads(const OpCase& op, DType compute);  // 1 and 3 threads, bit for bit
 Comparison check_repeated(const OpCase& op, DType compute, const Device& device);  // twice, bit for bit
+// The outputs and gradients of both devices, for sizes at which finite differences would take too long.
+Comparison check_against_cpu(const OpCase& op, DType compute, const Device& device);
 // All of them, in f32 and bf16: on the CPU threads are varied, on a GPU the run is repeated.
 Comparison check(const OpCase& op, const Device& device = {});
 

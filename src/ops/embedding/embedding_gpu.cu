@@ -41,20 +41,17 @@ __global__ void backward_kernel(const std::int32_t* sorted, const std::int32_t* 
   float sums[N];
   load<N>(dtable + id * width + c, sums);
   for (std::int64_t i = begin; i < tokens && sorted[i] == id; i += kTogether) {
-    float terms[kTogether][N];
-#pragma unroll
-    for (int j = 0; j < kTogether; ++j) {
-      if (i + j < tokens && sorted[i + j] == id) {
-        load<N>(dout + places[i + j] * width + c, terms[j]);
-      } else {
-#pragma unroll
-        for (int k = 0; k < N; ++k) terms[j][k] = 0.0F;
-      }
-    }
+    Raw<T, N> terms[kTogether];  // zeros behind the last
 #pragma unroll
     for (int j = 0; j < kTogether; ++j)
+      if (i + j < tokens && sorted[i + j] == id) terms[j] = load_raw<N>(dout + places[i + j] * width + c);
 #pragma unroll
-      for (int k = 0; k < N; ++k) sums[k] += terms[j][k];
+    for (int j = 0; j < kTogether; ++j) {
+      float values[N];
+      to_floats(terms[j], values);
+#pragma unroll
+      for (int k = 0; k < N; ++k) sums[k] += values[k];
+    }
   }
   store<N>(sums, dtable + id * width + c);
 }

@@ -48,13 +48,14 @@ void gather(const Context& ctx, const Tensor& x, const Tensor& index, const Tens
          FaultReport(ctx.device(), beyond_rows));
 }
 
-// One token per row of the block.
+// One token per row of the block; N elements at a time, 16 bytes at most.
 template <int N, typename T>
 __global__ void combine_kernel(const T* rows, const std::int32_t* index, T* out, std::int64_t row_count,
                                std::int64_t tokens, std::int64_t slots, std::int64_t width,
                                FaultReport beyond_rows) {
-  // Rows whose reads are under way together.
-  constexpr int kTogether = 4;
+  // Rows whose reads are under way together, before the first is added: as many as most models choose
+  // experts.
+  constexpr int kTogether = 8;
   const std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   if (t >= tokens) return;
   const std::int32_t* ids = index + t * slots;
@@ -62,7 +63,7 @@ __global__ void combine_kernel(const T* rows, const std::int32_t* index, T* out,
        c += static_cast<std::int64_t>(blockDim.x) * N) {
     float sums[N] = {};
     for (std::int64_t first = 0; first < slots; first += kTogether) {
-      float terms[kTogether][N];
+      Raw<T, N> terms[kTogether];
 #pragma unroll
       for (int j = 0; j < kTogether; ++j) {
         std::int64_t id = first + j < slots ? ids[first + j] : -1;
@@ -70,17 +71,15 @@ __global__ void combine_kernel(const T* rows, const std::int32_t* index, T* out,
           if (c == 0) beyond_rows.raise(t * slots + first + j, id, row_count);
           id = -1;
         }
-        if (id >= 0) {
-          load<N>(rows + id * width + c, terms[j]);
-        } else {
-#pragma unroll
-          for (int i = 0; i < N; ++i) terms[j][i] = 0.0F;
-        }
+        if (id >= 0) terms[j] = load_raw<N>(rows + id * width + c);  // else zeros
       }
 #pragma unroll
-      for (int j = 0; j < kTogether; ++j)
+      for (int j = 0; j < kTogether; ++j) {
+        float values[N];
+        to_floats(terms[j], values);
 #pragma unroll
-        for (int i = 0; i < N; ++i) sums[i] += terms[j][i];
+        for (int i = 0; i < N; ++i) sums[i] += values[i];
+      }
     }
     store<N>(sums, out + t * width + c);
   }
@@ -110,12 +109,17 @@ void combine_rows(const Context& ctx, const Tensor& rows, const Tensor& index, c
   const std::int64_t width = rows.dim(1);
   if (width == 0) return;
   with_float(rows.dtype(), [&]<typename T>(T) {
-    with_pack(packable(width, {rows.raw(), out.raw()}), [&]<int N>() {
+    const auto run = [&]<int N>() {
       const Block block = row_block(width / N);
       launch(combine_kernel<N, T>, grid_of(index.dim(0), block.y), block, 0, stream(ctx.device()),
              rows.data<T>(), index.data<std::int32_t>(), out.data<T>(), rows.dim(0), index.dim(0),
              index.dim(1), width, FaultReport(ctx.device(), kBeyondRows));
-    });
+    };
+    constexpr int kWidest = kAccessBytes / sizeof(T);
+    if (width % kWidest == 0 && aligned({rows.raw(), out.raw()}))
+      run.template operator()<kWidest>();
+    else
+      run.template operator()<1>();
   });
 }
 

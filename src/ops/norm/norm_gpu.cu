@@ -11,10 +11,10 @@ namespace xmoe::gpu {
 
 namespace {
 
-// Blocks of backward, each with one partial sum of the weight gradients: four of them keep a multiprocessor
-// busy, on any GPU of up to 128, and 512 partial sums are a small share of the rows of a training step.
+// Threads of all blocks of backward, each of which has one partial sum of the weight gradients: they keep a
+// GPU of up to 128 multiprocessors busy, and partial sums are a small share of the rows of a training step.
 // Fixed, so that results do not depend on the GPU.
-constexpr std::int64_t kBackwardBlocks = 512;
+constexpr std::int64_t kBackwardThreads = std::int64_t{128} * 1024;
 constexpr int kWarpsOfBlock = kBlockThreads / kWarpSize;
 
 // Threads for one row: whole warps.
@@ -91,7 +91,87 @@ __global__ void recompute_kernel(const T* x, const T* weight, const T* bias, con
                        y + row + c);
 }
 
-// What backward needs of kPack elements: n = (x - mean) / deviation and g = dy * weight.
+// The usual backward: packs of a row that is at most kHeld packs a thread wide stay in registers, and where
+// one pack a thread is enough, two rows are under way together. A block takes `rows_of_block` rows in order.
+constexpr int kHeld = 2;
+constexpr int kHeldThreads = 512;
+template <NormKind kind, int kPacks, typename T>
+__global__ void __launch_bounds__(kHeldThreads)
+    backward_held_kernel(const T* dy, const T* x, const T* weight, const float* stats, std::int64_t rows,
+                         std::int64_t rows_of_block, std::int64_t width, T* dx, float* partials) {
+  constexpr bool kLayer = kind == NormKind::layer_norm;
+  constexpr int N = kPack;
+  constexpr int kRows = kHeld / kPacks;
+  __shared__ float warp_partials[2 * kRows * kHeldThreads / kWarpSize];
+  float w[kPacks][N];
+  float weight_sums[kPacks][N] = {};
+  float bias_sums[kPacks][N] = {};
+  std::int64_t column[kPacks];
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+    column[p] = (static_cast<std::int64_t>(p) * blockDim.x + threadIdx.x) * N;
+    if (column[p] < width) load<N>(weight + column[p], w[p]);
+  }
+  const auto count = static_cast<float>(width);
+  const std::int64_t begin = blockIdx.x * rows_of_block;
+  const std::int64_t end = begin + rows_of_block < rows ? begin + rows_of_block : rows;
+  for (std::int64_t first = begin; first < end; first += kRows) {
+    float d[kHeld][N];
+    float n[kHeld][N];
+    float total[kHeld][N];
+    float inverse[kRows];
+    float means[2 * kRows] = {};  // of a row's g = dy * weight, and of g n
+#pragma unroll
+    for (int s = 0; s < kHeld; ++s) {
+      const std::int64_t at = (first + s / kPacks) * width + column[s % kPacks];
+      if (first + s / kPacks >= end || column[s % kPacks] >= width) continue;
+      load<N>(dy + at, d[s]);
+      load<N>(x + at, n[s]);
+      load<N>(dx + at, total[s]);
+    }
+#pragma unroll
+    for (int s = 0; s < kHeld; ++s) {
+      const int r = s / kPacks;
+      const int p = s % kPacks;
+      if (first + r >= end) continue;
+      const float mean = stats[2 * (first + r)];
+      inverse[r] = stats[2 * (first + r) + 1];
+      if (column[p] >= width) continue;
+#pragma unroll
+      for (int i = 0; i < N; ++i) {
+        n[s][i] = (n[s][i] - mean) * inverse[r];
+        const float g = d[s][i] * w[p][i];
+        if constexpr (kLayer) means[2 * r] += g;
+        means[2 * r + 1] += g * n[s][i];
+      }
+    }
+    block_sums(means, warp_partials);
+#pragma unroll
+    for (int s = 0; s < kHeld; ++s) {
+      const int r = s / kPacks;
+      const int p = s % kPacks;
+      if (first + r >= end || column[p] >= width) continue;
+      const float mean_g = means[2 * r] / count;
+      const float mean_gn = means[2 * r + 1] / count;
+#pragma unroll
+      for (int i = 0; i < N; ++i) {
+        total[s][i] += inverse[r] * (d[s][i] * w[p][i] - mean_g - n[s][i] * mean_gn);
+        weight_sums[p][i] += d[s][i] * n[s][i];
+        if constexpr (kLayer) bias_sums[p][i] += d[s][i];
+      }
+      store<N>(total[s], dx + (first + r) * width + column[p]);
+    }
+  }
+  float* mine = partials + blockIdx.x * (kLayer ? 2 * width : width);
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+    if (column[p] >= width) continue;
+    store<N>(weight_sums[p], mine + column[p]);
+    if constexpr (kLayer) store<N>(bias_sums[p], mine + width + column[p]);
+  }
+}
+
+// The backward of any row. What it needs of N elements: n = (x - mean) / deviation and g = dy * weight.
 template <int N, typename T>
 __device__ void load_gradient(const T* dy, const T* x, const T* weight, float mean, float inverse,
                               float (&d)[N], float (&n)[N], float (&g)[N]) {
@@ -248,7 +328,14 @@ void norm_backward(const Context& ctx, NormKind kind, const Tensor& dy, const Te
   const std::int64_t width = x.dim(1);
   if (rows == 0) return;
   const bool has_bias = kind == NormKind::layer_norm;
-  const std::int64_t rows_of_block = ceil_div(rows, kBackwardBlocks);
+  const bool packed = packable(width, {dy.raw(), x.raw(), weight.raw(), dx.raw()});
+  const std::int64_t row_packs = ceil_div(width, kPack);
+  const bool held = packed && row_packs <= kHeld * kHeldThreads;
+  const std::int64_t packs = held ? ceil_div(row_packs, kHeldThreads) : 0;  // of a thread
+  const Block block =
+      held ? Block(static_cast<unsigned>(ceil_div(ceil_div(row_packs, packs), kWarpSize)) * kWarpSize)
+           : block_of_row(width, packed ? kPack : 1);
+  const std::int64_t rows_of_block = ceil_div(rows, kBackwardThreads / block.x);
   const std::int64_t blocks = ceil_div(rows, rows_of_block);
   const std::int64_t stride = has_bias ? 2 * width : width;
   const ArenaScope scope(ctx.workspace);
@@ -258,11 +345,18 @@ void norm_backward(const Context& ctx, NormKind kind, const Tensor& dy, const Te
   constexpr std::int64_t kSharedBytes = 40 << 10;
   const std::int64_t sum_bytes = stride * static_cast<std::int64_t>(sizeof(float));
   const bool in_shared = sum_bytes <= kSharedBytes;
-  const bool packed = packable(width, {dy.raw(), x.raw(), weight.raw(), dx.raw()});
+  const Stream queue = stream(ctx.device());
   dispatch(kind, x.dtype(), packed, [&]<NormKind k, int N, typename T>() {
-    launch(backward_kernel<k, N, T>, grid_of(blocks, 1), block_of_row(width, N),
-           in_shared ? static_cast<std::size_t>(sum_bytes) : 0, stream(ctx.device()), dy.data<T>(),
-           x.data<T>(), weight.data<T>(), stats.data<float>(), rows, rows_of_block, width, dx.data<T>(),
+    const auto call_held = [&]<int kPacks>() {
+      launch(backward_held_kernel<k, kPacks, T>, grid_of(blocks, 1), block, 0, queue, dy.data<T>(),
+             x.data<T>(), weight.data<T>(), stats.data<float>(), rows, rows_of_block, width, dx.data<T>(),
+             partials.data<float>());
+    };
+    if (packs == 1) return call_held.template operator()<1>();
+    if (packs == 2) return call_held.template operator()<2>();
+    launch(backward_kernel<k, N, T>, grid_of(blocks, 1), block,
+           in_shared ? static_cast<std::size_t>(sum_bytes) : 0, queue, dy.data<T>(), x.data<T>(),
+           weight.data<T>(), stats.data<float>(), rows, rows_of_block, width, dx.data<T>(),
            partials.data<float>(), in_shared);
   });
   add_partials(ctx, partials.data<float>(), blocks, stride, width, dweight);

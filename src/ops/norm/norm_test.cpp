@@ -22,10 +22,21 @@ TEST_P(Norm, AgreesWithTheReference) {
     EXPECT_OK(check(norm_case(kind, 1, 1023), device()));
     EXPECT_OK(check(norm_case(kind, 1, 2), device()));
     EXPECT_OK(check(norm_case(kind, 520, 24), device()));    // more rows than a GPU's backward has blocks
-    EXPECT_OK(check(norm_case(kind, 2, 4200), device()));    // beyond a block of wide accesses
+    EXPECT_OK(check(norm_case(kind, 3, 4200), device()));    // beyond a block of wide accesses
     EXPECT_OK(check(norm_case(kind, 1, 11'000), device()));  // sums that do not fit shared memory
     EXPECT_OK(check(norm_case(kind, 0, 64), device()));
   }
+}
+
+XMOE_GPU_SUITE(GpuNorm);
+
+// Several rows for each of backward's blocks of several warps: in registers (one pack a thread and two), in
+// shared memory, and where no access is wide.
+TEST_P(GpuNorm, AgreesWithTheCpu) {
+  for (const NormKind kind : kKinds)
+    for (const DType dtype : {DType::f32, DType::bf16})
+      for (const Shape& shape : {Shape{1100, 2048}, Shape{530, 4352}, Shape{530, 2051}, Shape{300, 8200}})
+        EXPECT_OK(check_against_cpu(norm_case(kind, shape[0], shape[1]), dtype, device()));
 }
 
 TEST_P(Norm, ByHand) {
