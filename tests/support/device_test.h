@@ -10,6 +10,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,9 @@
 #include "support/compare.h"
 
 namespace xmoe {
+
+// How GoogleTest and ctest call the parameter.
+inline void PrintTo(const Device& device, std::ostream* out) { *out << name_of(device); }
 
 class DeviceTest : public testing::TestWithParam<Device> {
  protected:
