@@ -2,11 +2,14 @@
 
 BUILD := build
 SANITIZED := build-sanitize
+CUDA := build-cuda
 JOBS ?= $(shell nproc)
 CMAKE_FLAGS ?=
+# Ops that have kernels.
+GPU_BENCHMARKS := adamw elementwise embedding gather norm reduce rope routing
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test bench bench-cluster sanitize lint clean
+.PHONY: help build demo test bench bench-cluster sanitize cuda test-cuda bench-cuda lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,10 +48,23 @@ sanitize:  ## run the unit tests under AddressSanitizer and UndefinedBehaviorSan
 	cmake --build $(SANITIZED) --target unit_tests -j $(JOBS)
 	tools/run_tests.sh $(SANITIZED) -L unit
 
+cuda:  ## build build-cuda/xmoe, which runs on NVIDIA GPUs too (needs the CUDA toolkit, 13 or later)
+	tools/install_dependencies.sh cuda test
+	cmake -S . -B $(CUDA) -G Ninja -DCMAKE_BUILD_TYPE=Release -DXMOE_CUDA=ON $(CMAKE_FLAGS)
+	cmake --build $(CUDA) --target xmoe -j $(JOBS)
+
+test-cuda: cuda  ## run the tests that use a GPU; fails where there is none
+	cmake --build $(CUDA) --target unit_tests -j $(JOBS)
+	XMOE_REQUIRE_GPU=1 tools/run_tests.sh $(CUDA) -L unit -R '/gpu$$' --no-tests=error
+
+bench-cuda: cuda  ## measure the kernels against copies within the GPU; writes build-cuda/bench.json
+	cmake --build $(CUDA) --target xmoe_bench -j $(JOBS)
+	$(CUDA)/xmoe_bench --device gpu --json $(CUDA)/bench.json $(GPU_BENCHMARKS)
+
 lint:  ## check format, clang-tidy and the rules of the house
 	tools/install_dependencies.sh build test lint
 	cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
 	tools/lint.sh $(BUILD)
 
 clean:  ## remove what was built; demo/ stays
-	rm -rf $(BUILD) $(SANITIZED)
+	rm -rf $(BUILD) $(SANITIZED) $(CUDA)

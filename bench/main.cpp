@@ -16,10 +16,18 @@ bool chosen(const std::string& name, const std::vector<std::string>& filters) {
          });
 }
 
-void run(const std::vector<std::string>& filters, const std::string& json, bool list) {
+xmoe::Device device_called(const std::string& name) {
+  if (name == "cpu") return {};
+  const xmoe::Device gpu{xmoe::Device::Kind::gpu, 0};
+  if (const std::string reason = xmoe::why_unusable(gpu); !reason.empty()) xmoe::fail("{}", reason);
+  return gpu;
+}
+
+void run(const std::vector<std::string>& filters, const std::string& device, const std::string& json,
+         bool list) {
   auto all = xmoe::benchmarks();
   std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
-  xmoe::Bench bench;
+  xmoe::Bench bench(device_called(device));
   bool any = false;
   for (const auto& benchmark : all) {
     if (!chosen(benchmark.name, filters)) continue;
@@ -40,13 +48,16 @@ int main(int argc, char** argv) {
   CLI::App app("Benchmarks of xmoe: figures, the bounds measured beside them, and the share reached.");
   std::vector<std::string> filters;
   std::string json;
+  std::string device = "cpu";
   bool list = false;
   app.add_option("name", filters, "Run those whose names contain one of these words (default: all)");
   app.add_option("--json", json, "Write the rows to this file as a list of objects");
+  app.add_option("--device", device, "Run those of ops on cpu (the default) or gpu")
+      ->check(CLI::IsMember({"cpu", "gpu"}));
   app.add_flag("--list", list, "Print the names and run nothing");
   CLI11_PARSE(app, argc, argv);
   try {
-    run(filters, json, list);
+    run(filters, device, json, list);
   } catch (const std::exception& error) {
     xmoe::log::write_error(error.what());
     return 1;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the given parts of this project need and the machine lacks.
 #
-#   tools/install_dependencies.sh [build] [test] [demo] [lint] [cluster] [slurm]     (none given: build)
+#   tools/install_dependencies.sh [build] [cuda] [test] [demo] [lint] [cluster] [slurm]     (none given: build)
 #
 # Debian and Ubuntu: with apt-get, through sudo when not root. Other systems: the programs and headers are looked
 # for, and what is missing is listed. Nothing is done, in a fraction of a second, when everything is there.
@@ -20,6 +20,11 @@ for part in "${parts[@]}"; do
                  nlohmann-json3-dev libfmt-dev libpcre2-dev libxxhash-dev)
       programs+=(g++ cmake ninja pkg-config mpicc mpirun)
       headers+=(oneapi/dnnl/dnnl.hpp CLI/CLI.hpp nlohmann/json.hpp fmt/core.h pcre2.h xxhash.h) ;;
+    cuda)  # oneDNN is for the CPU; the toolkit is the vendor's, and CMake looks for it
+      packages+=(make g++ cmake ninja-build pkg-config ccache libopenmpi-dev openmpi-bin libcli11-dev
+                 nlohmann-json3-dev libfmt-dev libpcre2-dev libxxhash-dev)
+      programs+=(g++ cmake ninja pkg-config mpicc mpirun nvcc)
+      headers+=(CLI/CLI.hpp nlohmann/json.hpp fmt/core.h pcre2.h xxhash.h) ;;
     test)
       packages+=(libgtest-dev)
       headers+=(gtest/gtest.h) ;;
@@ -36,7 +41,7 @@ for part in "${parts[@]}"; do
       packages+=(slurm-wlm munge)
       programs+=(slurmctld slurmd munged) ;;
     *)
-      echo "install_dependencies: unknown part '$part': expected build, test, demo, lint, cluster or slurm" >&2
+      echo "install_dependencies: unknown part '$part': expected build, cuda, test, demo, lint, cluster or slurm" >&2
       exit 2 ;;
   esac
 done

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 build="$1"
 status=0
 
-mapfile -t formatted < <(find src tests bench -name '*.cpp' -o -name '*.h' | sort)
+mapfile -t formatted < <(find src tests bench -name '*.cpp' -o -name '*.h' -o -name '*.cu' | sort)
 if clang-format --dry-run -Werror "${formatted[@]}"; then
   echo "clang-format: ${#formatted[@]} files"
 else

@@ -14,7 +14,8 @@ namespace xmoe {
 namespace {
 
 constexpr double kTimedSeconds = 0.3;  // long against a time slice of the system, short against a coffee
-constexpr int kLeastRepeats = 3;       // the fewest that have a median apart from their extremes
+constexpr std::int64_t kPage = 4096;
+constexpr int kLeastRepeats = 3;  // the fewest that have a median apart from their extremes
 
 double median(std::vector<double> values) {
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
@@ -38,19 +39,23 @@ double gradient_bytes(const OpCase& op, const OpRun& run) {
 
 }  // namespace
 
-double Bench::seconds(const std::function<void()>& call) {
+double Bench::seconds(const std::function<void()>& call, const Device& device) {
   call();  // memory is touched, scratch grows to its size, code is compiled
-  // Calls of a few microseconds are timed in batches, so that reading the clock does not count.
-  constexpr double kLeastBatch = 1e-4;
+  synchronize(device);
+  // Calls of a few microseconds are timed in batches, so that reading the clock does not count; nor, on a
+  // GPU, waiting for the end of the last, some 10 microseconds.
+  const double least_batch = device.is_cpu() ? 1e-4 : 1e-2;
   Timer timer;
   call();
+  synchronize(device);
   const double once = std::max(timer.seconds(), 1e-9);
-  const auto batch = static_cast<int>(std::max(1.0, kLeastBatch / once));
+  const auto batch = static_cast<int>(std::max(1.0, least_batch / once));
   std::vector<double> times;
   const Timer total;
   while (static_cast<int>(times.size()) < kLeastRepeats || total.seconds() < kTimedSeconds) {
     timer.restart();
     for (int i = 0; i < batch; ++i) call();
+    synchronize(device);
     times.push_back(timer.seconds() / batch);
   }
   return median(std::move(times));
@@ -70,19 +75,19 @@ void Bench::add(const BenchRow& row) {
 
 void Bench::memory_bound(const std::string& name, const std::string& shape, DType dtype, double bytes,
                          const std::function<void()>& call) {
-  const double gigabytes = bytes / seconds(call) * 1e-9;
+  const double gigabytes = bytes / seconds(call, device_) * 1e-9;
   add({name, shape, std::string(name_of(dtype)), gigabytes, "GB/s", copy_bandwidth(bytes)});
 }
 
 void Bench::compute_bound(const std::string& name, const std::string& shape, DType dtype, double flops,
                           double bound_gflops, const std::function<void()>& call) {
-  const double gflops = flops / seconds(call) * 1e-9;
+  const double gflops = flops / seconds(call, device_) * 1e-9;
   add({name, shape, std::string(name_of(dtype)), gflops, "GFLOP/s", bound_gflops});
 }
 
 void Bench::op(const OpCase& op) {
   for (const DType compute : {DType::f32, DType::bf16}) {
-    OpRun run(op, compute);
+    OpRun run(op, compute, device_);
     const std::string shape = to_string(run.in.front().shape());
     const double forward =
         op.forward_bytes ? op.forward_bytes(compute) : argument_bytes(run.in) + argument_bytes(run.out);
@@ -96,22 +101,26 @@ void Bench::op(const OpCase& op) {
   }
 }
 
-double Bench::copy_bandwidth(double bytes) {
-  constexpr std::int64_t kPage = 4096;
-  const std::int64_t pages = std::max<std::int64_t>(1, static_cast<std::int64_t>(bytes) / 2 / kPage);
-  const auto known = copies_.find(pages);
-  if (known != copies_.end()) return known->second;
-  const std::int64_t size = pages * kPage;
-  Arena arena({}, MemoryTag::workspace);
+double Bench::copy_seconds(std::int64_t size) const {
+  Arena arena(device_, MemoryTag::workspace);
   const Tensor from = arena.zeros(DType::u8, {size});
   const Tensor to = arena.zeros(DType::u8, {size});
-  const double time = seconds([&] {
-    parallel_for(pages, 1, [&](std::int64_t begin, std::int64_t end) {
+  if (!device_.is_cpu())
+    return seconds([&] { device_copy(device_, from.raw(), device_, to.raw(), to.bytes()); }, device_);
+  return seconds([&] {
+    parallel_for(size / kPage, 1, [&](std::int64_t begin, std::int64_t end) {
       std::memcpy(to.data<std::uint8_t>() + begin * kPage, from.data<std::uint8_t>() + begin * kPage,
                   static_cast<std::size_t>((end - begin) * kPage));
     });
   });
-  return copies_[pages] = 2.0 * static_cast<double>(size) / time * 1e-9;
+}
+
+double Bench::copy_bandwidth(double bytes) {
+  const std::int64_t pages = std::max<std::int64_t>(1, static_cast<std::int64_t>(bytes) / 2 / kPage);
+  const auto known = copies_.find(pages);
+  if (known != copies_.end()) return known->second;
+  const std::int64_t size = pages * kPage;
+  return copies_[pages] = 2.0 * static_cast<double>(size) / copy_seconds(size) * 1e-9;
 }
 
 std::vector<Benchmark>& benchmarks() {

@@ -1,5 +1,5 @@
 // Benchmarks: each prints rows with the figure, the bound measured in the same run, and the share of it
-// reached.
+// reached. Those of ops run on the device of their Bench.
 //
 //   XMOE_BENCHMARK(norm) { bench.op(norm_case(...)); }
 #pragma once
@@ -28,8 +28,15 @@ struct BenchRow {
 
 class Bench {
  public:
-  // Median seconds of a call: after warm-up, repeated for about kTimedSeconds.
-  static double seconds(const std::function<void()>& call);
+  explicit Bench(const Device& device = {}) : device_(device) {}
+
+  const Device& device() const { return device_; }
+  // Tokens of a benchmark: enough for all threads, and on a GPU more rows than its caches hold.
+  std::int64_t tokens() const { return device_.is_cpu() ? 4096 : 32768; }
+
+  // Median seconds of a call, the work that it queues on the device included: after warm-up, repeated for
+  // about kTimedSeconds.
+  static double seconds(const std::function<void()>& call, const Device& device = {});
 
   void add(const BenchRow& row);  // prints it and keeps it for the JSON file
 
@@ -42,12 +49,16 @@ class Bench {
   // Forward and backward of a memory-bound op, in f32 and bf16. The shape shown is that of the first input.
   void op(const OpCase& op);
 
-  // GB/s (reads and writes counted) of a parallel memcpy that moves `bytes` in all; measured once per size.
+  // GB/s (reads and writes counted) of a copy that moves `bytes` in all, by all threads or within the GPU;
+  // measured once per size.
   double copy_bandwidth(double bytes);
 
   const std::vector<BenchRow>& rows() const { return rows_; }
 
  private:
+  double copy_seconds(std::int64_t size) const;
+
+  Device device_;
   std::vector<BenchRow> rows_;
   std::map<std::int64_t, double> copies_;
 };

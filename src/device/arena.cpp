@@ -1,7 +1,6 @@
 #include "device/arena.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace xmoe {
 
@@ -39,15 +38,14 @@ Arena::~Arena() {
 
 Tensor Arena::zeros(DType dtype, const Shape& shape) {
   Tensor t = tensor(dtype, shape);
-  if (!device_.is_cpu()) fail_not_built("zero fill", device_);
-  std::memset(t.raw(), 0, t.bytes());
+  device_fill(device_, t.raw(), 0, t.bytes());
   return t;
 }
 
 void Arena::add_chunk(std::size_t bytes) {
   // Growing by half of what is held keeps the number of chunks logarithmic.
   const std::size_t size = std::max({bytes, reserved() / 2, kFirstChunk});
-  chunks_.push_back({static_cast<std::byte*>(device_allocate(device_, size)), size, 0});
+  chunks_.push_back({static_cast<std::byte*>(device_allocate(device_, size, name_of(tag_))), size, 0});
   ++device_allocations_;
 }
 

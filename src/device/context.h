@@ -1,4 +1,6 @@
-// What an op needs besides its tensors: where it runs and scratch memory for the time of the call.
+// What an op needs besides its tensors: where it runs and scratch memory for the time of the call. On a GPU
+// the call only queues work on the device's one stream (device.h): an op that leaves its ArenaScope gives
+// back memory that queued work still uses, and the next to be handed that memory runs after it.
 #pragma once
 
 #include "device/arena.h"

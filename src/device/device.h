@@ -1,11 +1,25 @@
 // Where memory lives and where an op runs. An op has one implementation per device; asking for one that is
 // not built throws, never falls back in silence.
+//
+// A GPU has one stream: ops, fills and copies within it are queued there and run in order, so that what one
+// op writes the next may read, and workspace that was given back may be handed out again at once. The host
+// waits for a GPU only in copies between the two and in synchronize().
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 namespace xmoe {
+
+// Whether this binary holds the GPU's half. Ops choose by `if constexpr`: a call in the branch that is not
+// taken needs no definition.
+#ifdef XMOE_GPU_BUILT
+inline constexpr bool kGpuBuilt = true;
+#else
+inline constexpr bool kGpuBuilt = false;
+#endif
 
 struct Device {
   enum class Kind : std::uint8_t { cpu, gpu };
@@ -18,9 +32,22 @@ struct Device {
 
 std::string name_of(const Device& device);  // "cpu", "gpu:0"
 
-// Raw memory of a device, aligned for its widest loads. Throws Error when there is none left.
-void* device_allocate(const Device& device, std::size_t bytes);
+// Why this binary cannot use the device on this machine, for the user; empty when it can.
+std::string why_unusable(const Device& device);
+
+// Raw memory of a device, aligned for its widest loads. Throws Error when there is none left; `purpose` says
+// in that message what it was for.
+void* device_allocate(const Device& device, std::size_t bytes, std::string_view purpose = {});
 void device_free(const Device& device, void* data) noexcept;
+
+void device_fill(const Device& device, void* data, int byte, std::size_t bytes);
+// Between any two devices. Where one is the host, the copy is complete on return.
+void device_copy(const Device& from_device, const void* from, const Device& to_device, void* to,
+                 std::size_t bytes);
+
+// Waits until all that was queued on the device is done, and throws what kernels found wrong in their
+// arguments.
+void synchronize(const Device& device);
 
 [[noreturn]] void fail_not_built(const char* op, const Device& device);
 

@@ -63,4 +63,10 @@ void check_dtype(const Tensor& tensor, DType expected, const char* name) {
              name_of(tensor.dtype()));
 }
 
+void check_device(const Device& expected, std::initializer_list<Tensor> tensors) {
+  for (const Tensor& t : tensors)
+    XMOE_CHECK(!t.defined() || t.device() == expected, "a tensor {} of {} in an op on {}",
+               to_string(t.shape()), name_of(t.device()), name_of(expected));
+}
+
 }  // namespace xmoe

@@ -72,5 +72,6 @@ class Tensor {
 // Checks of an op's arguments; `name` is the argument's name in the op's header.
 void check_shape(const Tensor& tensor, const Shape& expected, const char* name);
 void check_dtype(const Tensor& tensor, DType expected, const char* name);
+void check_device(const Device& expected, std::initializer_list<Tensor> tensors);  // undefined ones pass
 
 }  // namespace xmoe

@@ -79,12 +79,16 @@ TEST(Tensor, ChecksNameTheArgument) {
         << e.what();
   }
   EXPECT_THROW(check_dtype(t, DType::bf16, "x"), InvariantError);
+  EXPECT_NO_THROW(check_device({}, {t, Tensor{}}));
+  EXPECT_THROW(check_device({}, {Tensor(nullptr, DType::f32, {2}, {Device::Kind::gpu, 0})}), InvariantError);
 }
 
 TEST(Device, NamesAndRefusals) {
-  const Device gpu{Device::Kind::gpu, 2};
+  const Device gpu{Device::Kind::gpu, 99};
   EXPECT_EQ(name_of(Device{}), "cpu");
-  EXPECT_EQ(name_of(gpu), "gpu:2");
+  EXPECT_EQ(name_of(gpu), "gpu:99");
+  EXPECT_EQ(why_unusable(Device{}), "");
+  EXPECT_NE(why_unusable(gpu), "");
   EXPECT_THROW(device_allocate(gpu, 16), Error);
   EXPECT_THROW(fail_not_built("gemm", gpu), Error);
 }

@@ -103,16 +103,26 @@ Comparison compare_bits(const Tensor& actual, const Tensor& expected, std::strin
                                  to_string(actual.shape()), name_of(expected.dtype()),
                                  to_string(expected.shape())));
   const std::size_t size = size_of(actual.dtype());
-  const auto* a = static_cast<const std::byte*>(actual.raw());
-  const auto* e = static_cast<const std::byte*>(expected.raw());
-  for (std::size_t i = 0; i < actual.bytes(); i += size)
-    if (std::memcmp(a + i, e + i, size) != 0)
+  const std::vector<std::byte> a = bytes_of(actual);
+  const std::vector<std::byte> e = bytes_of(expected);
+  for (std::size_t i = 0; i < a.size(); i += size)
+    if (std::memcmp(a.data() + i, e.data() + i, size) != 0)
       return different(
           fmt::format("{}: bits differ first at element {} of {}", name, i / size, actual.numel()));
   return {};
 }
 
+std::vector<std::byte> bytes_of(const Tensor& tensor) {
+  std::vector<std::byte> bytes(tensor.bytes());
+  device_copy(tensor.device(), tensor.raw(), {}, bytes.data(), bytes.size());
+  return bytes;
+}
+
 std::vector<double> to_doubles(const Tensor& tensor) {
+  if (!tensor.device().is_cpu()) {
+    std::vector<std::byte> bytes = bytes_of(tensor);
+    return to_doubles(Tensor(bytes.data(), tensor.dtype(), tensor.shape()));
+  }
   std::vector<double> values(static_cast<std::size_t>(tensor.numel()));
   const auto read = [&]<typename T>(const T* data) {
     for (std::size_t i = 0; i < values.size(); ++i) {
@@ -138,6 +148,12 @@ std::vector<double> to_doubles(const Tensor& tensor) {
 void from_doubles(std::span<const double> values, const Tensor& tensor) {
   XMOE_CHECK(static_cast<std::int64_t>(values.size()) == tensor.numel(), "{} values for a tensor of {}",
              values.size(), tensor.numel());
+  if (!tensor.device().is_cpu()) {
+    std::vector<std::byte> bytes(tensor.bytes());
+    from_doubles(values, Tensor(bytes.data(), tensor.dtype(), tensor.shape()));
+    device_copy({}, bytes.data(), tensor.device(), tensor.raw(), bytes.size());
+    return;
+  }
   const auto write = [&]<typename T>(T* data) {
     for (std::size_t i = 0; i < values.size(); ++i) {
       if constexpr (std::is_same_v<T, bf16>)

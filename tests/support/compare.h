@@ -37,11 +37,14 @@ Comparison compare(std::span<const double> actual, std::span<const double> expec
 Comparison compare(const Tensor& actual, std::span<const double> expected, const Tolerance& tolerance,
                    std::string_view name);
 
-// Same dtype, shape and bits.
+// Same dtype, shape and bits; each on any device.
 Comparison compare_bits(const Tensor& actual, const Tensor& expected, std::string_view name);
 
-std::vector<double> to_doubles(const Tensor& tensor);                     // f32, bf16, i32, i64
+// Of f32, bf16, i32 and i64 tensors on any device.
+std::vector<double> to_doubles(const Tensor& tensor);
 void from_doubles(std::span<const double> values, const Tensor& tensor);  // rounds
+
+std::vector<std::byte> bytes_of(const Tensor& tensor);  // on any device
 
 }  // namespace xmoe
 

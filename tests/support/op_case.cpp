@@ -2,8 +2,10 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <cmath>
-#include <cstring>
+
+#include "base/parallel.h"
 
 namespace xmoe {
 
@@ -42,7 +44,11 @@ Fill values(std::vector<double> list) {
 
 void fill_random(const Tensor& tensor, const Fill& fill, const Rng& rng) {
   std::vector<double> numbers(static_cast<std::size_t>(tensor.numel()));
-  for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = fill(rng, i);
+  constexpr std::int64_t kGrain = 1 << 12;  // some 10 microseconds of work
+  parallel_for(tensor.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
+    for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i)
+      numbers[i] = fill(rng, i);
+  });
   from_doubles(numbers, tensor);
 }
 
@@ -55,11 +61,11 @@ constexpr std::int64_t kGuardBytes = 64;
 constexpr int kGuardByte = 0xa5;
 
 void set_bytes(const Tensor& tensor, int byte) {
-  if (tensor.bytes() > 0) std::memset(tensor.raw(), byte, tensor.bytes());
+  device_fill(tensor.device(), tensor.raw(), byte, tensor.bytes());
 }
 
 void copy_bytes(const Tensor& from, const Tensor& to) {
-  if (from.bytes() > 0) std::memcpy(to.raw(), from.raw(), from.bytes());
+  device_copy(from.device(), from.raw(), to.device(), to.raw(), from.bytes());
 }
 
 }  // namespace
@@ -69,15 +75,16 @@ Tensor OpRun::guarded(const std::string& name, DType dtype, const Shape& shape) 
   // One piece of memory, so that the guard starts where the tensor ends.
   auto* data =
       static_cast<std::byte*>(tensors_.allocate(unguarded.bytes() + static_cast<std::size_t>(kGuardBytes)));
-  const Tensor guard(data + unguarded.bytes(), DType::u8, {kGuardBytes});
+  const Tensor guard(data + unguarded.bytes(), DType::u8, {kGuardBytes}, tensors_.device());
   set_bytes(guard, kGuardByte);
   guards_.push_back({name, guard});
-  const Tensor tensor(data, dtype, shape);
+  const Tensor tensor(data, dtype, shape, tensors_.device());
   set_bytes(tensor, kUnwritten);
   return tensor;
 }
 
-OpRun::OpRun(const OpCase& op, DType compute, std::uint64_t seed) : op_(op) {
+OpRun::OpRun(const OpCase& op, DType compute, const Device& device, std::uint64_t seed)
+    : op_(op), tensors_(device, MemoryTag::saved), workspace_(device, MemoryTag::workspace) {
   for (const auto& a : op.inputs) {
     in.push_back(guarded(a.name, dtype_of_kind(a.kind, compute), a.shape));
     fill_random(in.back(), a.fill, Rng(seed, a.name));
@@ -114,12 +121,9 @@ void OpRun::backward() {
 std::string OpRun::overrun() const {
   std::string names;
   for (const auto& guard : guards_) {
-    const auto* bytes = guard.bytes.data<std::uint8_t>();
-    for (std::int64_t i = 0; i < kGuardBytes; ++i) {
-      if (bytes[i] == kGuardByte) continue;
+    const std::vector<std::byte> bytes = bytes_of(guard.bytes);
+    if (std::any_of(bytes.begin(), bytes.end(), [](std::byte b) { return b != std::byte{kGuardByte}; }))
       names += (names.empty() ? "" : ", ") + guard.name;
-      break;
-    }
   }
   return names;
 }
@@ -184,8 +188,8 @@ std::vector<std::size_t> sample(std::size_t count) {
 
 }  // namespace
 
-Comparison check_forward(const OpCase& op, DType compute) {
-  OpRun run(op, compute);
+Comparison check_forward(const OpCase& op, DType compute, const Device& device) {
+  OpRun run(op, compute, device);
   const Doubles before = to_doubles(run.in);
   run.forward();
   if (const std::string names = run.overrun(); !names.empty())
@@ -205,8 +209,8 @@ Comparison check_forward(const OpCase& op, DType compute) {
   return {};
 }
 
-Comparison check_backward(const OpCase& op, DType compute) {
-  OpRun run(op, compute);
+Comparison check_backward(const OpCase& op, DType compute, const Device& device) {
+  OpRun run(op, compute, device);
   run.forward();
   Doubles in = to_doubles(run.in);
   run.backward();
@@ -238,37 +242,84 @@ Comparison check_backward(const OpCase& op, DType compute) {
   return {};
 }
 
-Comparison check_threads(const OpCase& op, DType compute) {
-  const int threads = omp_get_max_threads();
-  OpRun one(op, compute);
-  OpRun three(op, compute);
-  const auto call = [&](OpRun& run, int count) {
-    omp_set_num_threads(count);
-    run.forward();
-    if (op.backward) run.backward();
-  };
-  call(one, 1);
-  call(three, 3);
-  omp_set_num_threads(threads);
-  for (std::size_t o = 0; o < one.out.size(); ++o) {
-    Comparison c = compare_bits(three.out[o], one.out[o],
-                                label(op, compute, op.outputs[o].name + " of 3 threads and of 1"));
+namespace {
+
+// All that the two runs wrote; `what` tells them apart.
+Comparison compare_runs(const OpCase& op, DType compute, const OpRun& actual, const OpRun& expected,
+                        std::string_view what) {
+  for (std::size_t o = 0; o < expected.out.size(); ++o) {
+    Comparison c = compare_bits(actual.out[o], expected.out[o],
+                                label(op, compute, fmt::format("{} {}", op.outputs[o].name, what)));
     if (!c.ok) return c;
   }
-  for (std::size_t a = 0; a < one.d_in.size(); ++a) {
-    if (!one.d_in[a].defined()) continue;
-    Comparison c = compare_bits(three.d_in[a], one.d_in[a],
-                                label(op, compute, "d_" + op.inputs[a].name + " of 3 threads and of 1"));
+  for (std::size_t a = 0; a < expected.d_in.size(); ++a) {
+    if (!expected.d_in[a].defined()) continue;
+    Comparison c = compare_bits(actual.d_in[a], expected.d_in[a],
+                                label(op, compute, fmt::format("d_{} {}", op.inputs[a].name, what)));
     if (!c.ok) return c;
   }
   return {};
 }
 
-Comparison check(const OpCase& op) {
+void call(const OpCase& op, OpRun& run) {
+  run.forward();
+  if (op.backward) run.backward();
+}
+
+}  // namespace
+
+Comparison check_threads(const OpCase& op, DType compute) {
+  const int threads = omp_get_max_threads();
+  OpRun one(op, compute);
+  OpRun three(op, compute);
+  omp_set_num_threads(1);
+  call(op, one);
+  omp_set_num_threads(3);
+  call(op, three);
+  omp_set_num_threads(threads);
+  return compare_runs(op, compute, three, one, "of 3 threads and of 1");
+}
+
+Comparison check_repeated(const OpCase& op, DType compute, const Device& device) {
+  OpRun once(op, compute, device);
+  OpRun again(op, compute, device);
+  call(op, once);
+  call(op, again);
+  return compare_runs(op, compute, again, once, "again");
+}
+
+Comparison check_against_cpu(const OpCase& op, DType compute, const Device& device) {
+  OpRun on_cpu(op, compute);
+  OpRun on_device(op, compute, device);
+  call(op, on_cpu);
+  call(op, on_device);
+  const auto compared = [&](const Tensor& actual, const Tensor& expected, std::int64_t terms,
+                            const std::string& name) -> Comparison {
+    if (!expected.defined()) return {};
+    // Both round, each in its order.
+    Tolerance tolerance = tolerance_for(expected.dtype(), terms, compute);
+    tolerance.relative *= 2.0;
+    tolerance.of_rms *= 2.0;
+    tolerance.norm *= 2.0;
+    return compare(actual, to_doubles(expected), tolerance,
+                   label(op, compute, fmt::format("{} of {} and of cpu", name, name_of(device))));
+  };
+  for (std::size_t o = 0; o < op.outputs.size(); ++o) {
+    Comparison c = compared(on_device.out[o], on_cpu.out[o], op.terms, op.outputs[o].name);
+    if (!c.ok) return c;
+  }
+  for (std::size_t a = 0; a < op.inputs.size(); ++a) {
+    Comparison c = compared(on_device.d_in[a], on_cpu.d_in[a], op.backward_terms, "d_" + op.inputs[a].name);
+    if (!c.ok) return c;
+  }
+  return {};
+}
+
+Comparison check(const OpCase& op, const Device& device) {
   for (const DType compute : {DType::f32, DType::bf16}) {
-    Comparison c = check_forward(op, compute);
-    if (c.ok && op.backward) c = check_backward(op, compute);
-    if (c.ok) c = check_threads(op, compute);
+    Comparison c = check_forward(op, compute, device);
+    if (c.ok && op.backward) c = check_backward(op, compute, device);
+    if (c.ok) c = device.is_cpu() ? check_threads(op, compute) : check_repeated(op, compute, device);
     if (!c.ok) return c;
   }
   return {};

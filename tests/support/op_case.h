@@ -1,6 +1,7 @@
 // A case of an op: arguments, a plain double-precision reference, and how the op is called. One case object
-// drives the comparison with the reference (f32 and bf16), the check of the gradient against finite
-// differences of the reference, the check that threads do not change a bit, and the benchmark.
+// drives the comparison with the reference (f32 and bf16, on the CPU and on a GPU), the check of the gradient
+// against finite differences of the reference, the check that threads and repetition do not change a bit, and
+// the benchmark.
 #pragma once
 
 #include <cstdint>
@@ -72,7 +73,7 @@ struct OpCase {
 // The arguments of a case in memory, and calls of the op on them.
 class OpRun {
  public:
-  OpRun(const OpCase& op, DType compute, std::uint64_t seed = 1);
+  OpRun(const OpCase& op, DType compute, const Device& device = {}, std::uint64_t seed = 1);
 
   void forward();   // fills the outputs, which hold NaN (or -1) before
   void backward();  // after forward; sets the gradients back to what they held first
@@ -95,16 +96,20 @@ class OpRun {
   Tensor guarded(const std::string& name, DType dtype, const Shape& shape);
 
   const OpCase& op_;
-  Arena tensors_{{}, MemoryTag::saved};
-  Arena workspace_{{}, MemoryTag::workspace};
+  Arena tensors_;
+  Arena workspace_;
   Context context_{workspace_};
   std::vector<Guard> guards_;
 };
 
 // The checks; each names the case, the dtype and the argument that fails.
-Comparison check_forward(const OpCase& op, DType compute);
-Comparison check_backward(const OpCase& op, DType compute);
+Comparison check_forward(const OpCase& op, DType compute, const Device& device = {});
+Comparison check_backward(const OpCase& op, DType compute, const Device& device = {});
 Comparison check_threads(const OpCase& op, DType compute);  // 1 and 3 threads, bit for bit
-Comparison check(const OpCase& op);                         // all of them, in f32 and bf16
+Comparison check_repeated(const OpCase& op, DType compute, const Device& device);  // twice, bit for bit
+// The outputs and gradients of both devices, for sizes at which finite differences would take too long.
+Comparison check_against_cpu(const OpCase& op, DType compute, const Device& device);
+// All of them, in f32 and bf16: on the CPU threads are varied, on a GPU the run is repeated.
+Comparison check(const OpCase& op, const Device& device = {});
 
 }  // namespace xmoe

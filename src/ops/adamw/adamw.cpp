@@ -1,6 +1,7 @@
 #include "ops/adamw/adamw.h"
 
 #include "ops/adamw/adamw_cpu.h"
+#include "ops/adamw/adamw_gpu.h"
 
 namespace xmoe {
 
@@ -18,8 +19,9 @@ void adamw(const Context& ctx, const AdamWOptions& options, const Tensor& grad, 
   check_dtype(v, DType::f32, "v");
   XMOE_CHECK(value.dtype() != DType::f32 || value.raw() == master.raw(),
              "an f32 value must be the same memory as its master");
-  if (!ctx.device().is_cpu()) fail_not_built("adamw", ctx.device());
-  cpu::adamw(options, grad, master, m, v, value);
+  if (ctx.device().is_cpu()) return cpu::adamw(options, grad, master, m, v, value);
+  if constexpr (kGpuBuilt) return gpu::adamw(ctx, options, grad, master, m, v, value);
+  fail_not_built("adamw", ctx.device());
 }
 
 }  // namespace xmoe

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/parallel.h"
+#include "ops/adamw/adamw_factors.h"
 #include "ops/cpu_rows.h"
 
 namespace xmoe::cpu {
@@ -13,30 +14,8 @@ namespace {
 // Elements that a thread must have to be worth waking: some 10 microseconds of work.
 constexpr std::int64_t kGrain = std::int64_t{1} << 13;
 
-// What is the same for all elements, worked out in double: at step 1, 1 - b2^step loses digits in float.
-struct Factors {
-  float grad_scale, beta1, one_minus_beta1, beta2, one_minus_beta2;
-  float m_correction, v_correction;  // 1 / (1 - beta^step)
-  float learning_rate, epsilon, weight_decay;
-};
-
-Factors factors(const AdamWOptions& o) {
-  const auto step = static_cast<double>(o.step);
-  const auto f = [](double x) { return static_cast<float>(x); };
-  return {.grad_scale = f(o.grad_scale),
-          .beta1 = f(o.beta1),
-          .one_minus_beta1 = f(1.0 - o.beta1),
-          .beta2 = f(o.beta2),
-          .one_minus_beta2 = f(1.0 - o.beta2),
-          .m_correction = f(1.0 / (1.0 - std::pow(o.beta1, step))),
-          .v_correction = f(1.0 / (1.0 - std::pow(o.beta2, step))),
-          .learning_rate = f(o.learning_rate),
-          .epsilon = f(o.epsilon),
-          .weight_decay = f(o.weight_decay)};
-}
-
 template <typename T>
-void update(const Factors& f, const float* grad, float* master, float* m, float* v, T* value,
+void update(const AdamWFactors& f, const float* grad, float* master, float* m, float* v, T* value,
             std::int64_t begin, std::int64_t end) {
 #pragma omp simd
   for (std::int64_t i = begin; i < end; ++i) {
@@ -57,7 +36,7 @@ void update(const Factors& f, const float* grad, float* master, float* m, float*
 
 void adamw(const AdamWOptions& options, const Tensor& grad, const Tensor& master, const Tensor& m,
            const Tensor& v, const Tensor& value) {
-  const Factors f = factors(options);
+  const AdamWFactors f = adamw_factors(options);
   with_float(value.dtype(), [&]<typename T>(T) {
     parallel_for(grad.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
       update(f, grad.data<float>(), master.data<float>(), m.data<float>(), v.data<float>(), value.data<T>(),

@@ -4,10 +4,13 @@
 
 #include <cmath>
 
+#include "support/device_test.h"
 #include "support/op_case.h"
 
 namespace xmoe {
 namespace {
+
+XMOE_DEVICE_SUITE(AdamW);
 
 // One parameter's state.
 struct Element {
@@ -25,8 +28,9 @@ Element step_in_double(const AdamWOptions& o, double grad, Element e) {
 }
 
 struct State {
-  explicit State(DType dtype, std::int64_t count)
-      : grad(arena.tensor(DType::f32, {count})),
+  State(const Device& device, DType dtype, std::int64_t count)
+      : arena(device, MemoryTag::optimizer),
+        grad(arena.tensor(DType::f32, {count})),
         master(arena.tensor(DType::f32, {count})),
         m(arena.zeros(DType::f32, {count})),
         v(arena.zeros(DType::f32, {count})),
@@ -34,12 +38,12 @@ struct State {
     fill_random(master, normal(), Rng(1, "master"));
   }
 
-  Arena arena{{}, MemoryTag::optimizer};
+  Arena arena;
   Tensor grad, master, m, v, value;
 };
 
-void check_steps(DType dtype, std::int64_t count) {
-  State s(dtype, count);
+void check_steps(const Device& device, DType dtype, std::int64_t count) {
+  State s(device, dtype, count);
   std::vector<Element> expected;
   for (const double w : to_doubles(s.master)) expected.push_back({w, 0.0, 0.0});
   AdamWOptions o;
@@ -72,19 +76,19 @@ void check_steps(DType dtype, std::int64_t count) {
   EXPECT_OK(compare(s.value, rounded, Tolerance{}, "value"));
 }
 
-TEST(AdamW, AgreesWithTheReference) {
+TEST_P(AdamW, AgreesWithTheReference) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
-    check_steps(dtype, 1);
-    check_steps(dtype, 17);
-    check_steps(dtype, 50'001);  // more than one thread's share
-    check_steps(dtype, 0);
+    check_steps(device(), dtype, 1);
+    check_steps(device(), dtype, 17);
+    check_steps(device(), dtype, 50'001);  // more than one thread's share
+    check_steps(device(), dtype, 0);
   }
 }
 
 // At step 1 the corrected moments are the gradient and its square: the step is the learning rate, whatever
 // the size of the gradient.
-TEST(AdamW, FirstStepByHand) {
-  State s(DType::f32, 3);
+TEST_P(AdamW, FirstStepByHand) {
+  State s(device(), DType::f32, 3);
   from_doubles(std::vector<double>{1.0, 1.0, 1.0}, s.master);
   from_doubles(std::vector<double>{1e-3, -100.0, 0.0}, s.grad);
   AdamWOptions o;
@@ -96,8 +100,8 @@ TEST(AdamW, FirstStepByHand) {
 }
 
 // Decay is decoupled: it does not pass through the moments.
-TEST(AdamW, DecayIsDecoupled) {
-  State s(DType::f32, 1);
+TEST_P(AdamW, DecayIsDecoupled) {
+  State s(device(), DType::f32, 1);
   from_doubles(std::vector<double>{2.0}, s.master);
   from_doubles(std::vector<double>{0.0}, s.grad);
   AdamWOptions o;
@@ -108,8 +112,8 @@ TEST(AdamW, DecayIsDecoupled) {
   EXPECT_EQ(to_doubles(s.m), std::vector<double>{0.0});
 }
 
-TEST(AdamW, ChecksArguments) {
-  State s(DType::bf16, 4);
+TEST_P(AdamW, ChecksArguments) {
+  State s(device(), DType::bf16, 4);
   AdamWOptions o;
   o.step = 0;
   EXPECT_THROW(adamw({s.arena}, o, s.grad, s.master, s.m, s.v, s.value), InvariantError);

@@ -1,32 +1,37 @@
 #include "ops/elementwise/elementwise.h"
 
 #include "ops/elementwise/elementwise_cpu.h"
+#include "ops/elementwise/elementwise_gpu.h"
 
 namespace xmoe {
 
 void add(const Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out) {
   check_shape(b, a.shape(), "b");
   check_shape(out, a.shape(), "out");
-  if (!ctx.device().is_cpu()) fail_not_built("add", ctx.device());
-  cpu::add(a, b, out);
+  if (ctx.device().is_cpu()) return cpu::add(a, b, out);
+  if constexpr (kGpuBuilt) return gpu::add(ctx, a, b, out);
+  fail_not_built("add", ctx.device());
 }
 
 void convert(const Context& ctx, const Tensor& from, const Tensor& to) {
   check_shape(to, from.shape(), "to");
-  if (!ctx.device().is_cpu()) fail_not_built("convert", ctx.device());
-  cpu::convert(from, to);
+  if (ctx.device().is_cpu()) return cpu::convert(from, to);
+  if constexpr (kGpuBuilt) return gpu::convert(ctx, from, to);
+  fail_not_built("convert", ctx.device());
 }
 
 void fill_zero(const Context& ctx, const Tensor& tensor) {
-  if (!ctx.device().is_cpu()) fail_not_built("fill_zero", ctx.device());
-  cpu::fill_zero(tensor);
+  if (ctx.device().is_cpu()) return cpu::fill_zero(tensor);
+  check_device(ctx.device(), {tensor});
+  device_fill(ctx.device(), tensor.raw(), 0, tensor.bytes());
 }
 
 void copy(const Context& ctx, const Tensor& from, const Tensor& to) {
   check_shape(to, from.shape(), "to");
   check_dtype(to, from.dtype(), "to");
-  if (!ctx.device().is_cpu()) fail_not_built("copy", ctx.device());
-  cpu::copy(from, to);
+  if (ctx.device().is_cpu()) return cpu::copy(from, to);
+  check_device(ctx.device(), {from, to});
+  if (from.raw() != to.raw()) device_copy(ctx.device(), from.raw(), ctx.device(), to.raw(), from.bytes());
 }
 
 }  // namespace xmoe

@@ -4,7 +4,7 @@
 namespace xmoe {
 
 XMOE_BENCHMARK(elementwise) {
-  const Shape shape = {4096, 1024};
+  const Shape shape = {bench.tokens(), 1024};
   bench.op(add_case(shape));
   bench.op(convert_case(shape, ElementKind::f32, ElementKind::compute));
 }

@@ -1,6 +1,7 @@
 #include "ops/embedding/embedding.h"
 
 #include "ops/embedding/embedding_cpu.h"
+#include "ops/embedding/embedding_gpu.h"
 
 namespace xmoe {
 
@@ -10,8 +11,9 @@ void embedding_forward(const Context& ctx, const Tensor& ids, const Tensor& tabl
   check_shape(out, {ids.dim(0), table.dim(1)}, "out");
   check_dtype(ids, DType::i32, "ids");
   check_dtype(out, table.dtype(), "out");
-  if (!ctx.device().is_cpu()) fail_not_built("embedding_forward", ctx.device());
-  cpu::embedding_forward(ids, table, out);
+  if (ctx.device().is_cpu()) return cpu::embedding_forward(ids, table, out);
+  if constexpr (kGpuBuilt) return gpu::embedding_forward(ctx, ids, table, out);
+  fail_not_built("embedding_forward", ctx.device());
 }
 
 void embedding_backward(const Context& ctx, const Tensor& ids, const Tensor& dout, const Tensor& dtable) {
@@ -20,8 +22,9 @@ void embedding_backward(const Context& ctx, const Tensor& ids, const Tensor& dou
   check_shape(dout, {ids.dim(0), dtable.dim(1)}, "dout");
   check_dtype(ids, DType::i32, "ids");
   check_dtype(dtable, DType::f32, "dtable");
-  if (!ctx.device().is_cpu()) fail_not_built("embedding_backward", ctx.device());
-  cpu::embedding_backward(ids, dout, dtable);
+  if (ctx.device().is_cpu()) return cpu::embedding_backward(ids, dout, dtable);
+  if constexpr (kGpuBuilt) return gpu::embedding_backward(ctx, ids, dout, dtable);
+  fail_not_built("embedding_backward", ctx.device());
 }
 
 }  // namespace xmoe

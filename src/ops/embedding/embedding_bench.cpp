@@ -3,6 +3,6 @@
 
 namespace xmoe {
 
-XMOE_BENCHMARK(embedding) { bench.op(embedding_case(4096, 32000, 1024)); }
+XMOE_BENCHMARK(embedding) { bench.op(embedding_case(bench.tokens(), 32000, 1024)); }
 
 }  // namespace xmoe

@@ -1,6 +1,7 @@
 #include "ops/gather/gather.h"
 
 #include "ops/gather/gather_cpu.h"
+#include "ops/gather/gather_gpu.h"
 
 namespace xmoe {
 
@@ -10,8 +11,9 @@ void gather_rows(const Context& ctx, const Tensor& x, const Tensor& index, const
   check_shape(out, {index.dim(0), x.dim(1)}, "out");
   check_dtype(index, DType::i32, "index");
   check_dtype(out, x.dtype(), "out");
-  if (!ctx.device().is_cpu()) fail_not_built("gather_rows", ctx.device());
-  cpu::gather_rows(x, index, out);
+  if (ctx.device().is_cpu()) return cpu::gather_rows(x, index, out);
+  if constexpr (kGpuBuilt) return gpu::gather_rows(ctx, x, index, out);
+  fail_not_built("gather_rows", ctx.device());
 }
 
 void combine_rows(const Context& ctx, const Tensor& rows, const Tensor& index, const Tensor& out) {
@@ -20,8 +22,9 @@ void combine_rows(const Context& ctx, const Tensor& rows, const Tensor& index, c
   check_shape(out, {index.dim(0), rows.dim(1)}, "out");
   check_dtype(index, DType::i32, "index");
   check_dtype(out, rows.dtype(), "out");
-  if (!ctx.device().is_cpu()) fail_not_built("combine_rows", ctx.device());
-  cpu::combine_rows(rows, index, out);
+  if (ctx.device().is_cpu()) return cpu::combine_rows(rows, index, out);
+  if constexpr (kGpuBuilt) return gpu::combine_rows(ctx, rows, index, out);
+  fail_not_built("combine_rows", ctx.device());
 }
 
 }  // namespace xmoe

@@ -4,11 +4,11 @@
 namespace xmoe {
 
 XMOE_BENCHMARK(gather) {
-  constexpr std::int64_t kTokens = 4096;
+  const std::int64_t tokens = bench.tokens();
   constexpr std::int64_t kSlots = 6;
   for (const std::int64_t width : {512, 2048}) {
-    bench.op(gather_case(kTokens, kTokens * kSlots, width));
-    bench.op(combine_case(kTokens, kSlots, kTokens * kSlots, width));
+    bench.op(gather_case(tokens, tokens * kSlots, width));
+    bench.op(combine_case(tokens, kSlots, tokens * kSlots, width));
   }
 }
 

@@ -1,6 +1,7 @@
 #include "ops/norm/norm.h"
 
 #include "ops/norm/norm_cpu.h"
+#include "ops/norm/norm_gpu.h"
 
 namespace xmoe {
 
@@ -31,16 +32,18 @@ void norm_forward(const Context& ctx, NormKind kind, float epsilon, const Tensor
                   const Tensor& bias, const Tensor& y, const Tensor& stats) {
   check_arguments(kind, x, weight, stats);
   check_output(kind, x, bias, y);
-  if (!ctx.device().is_cpu()) fail_not_built("norm_forward", ctx.device());
-  cpu::norm_forward(kind, epsilon, x, weight, bias, y, stats);
+  if (ctx.device().is_cpu()) return cpu::norm_forward(kind, epsilon, x, weight, bias, y, stats);
+  if constexpr (kGpuBuilt) return gpu::norm_forward(ctx, kind, epsilon, x, weight, bias, y, stats);
+  fail_not_built("norm_forward", ctx.device());
 }
 
 void norm_recompute(const Context& ctx, NormKind kind, const Tensor& x, const Tensor& weight,
                     const Tensor& bias, const Tensor& stats, const Tensor& y) {
   check_arguments(kind, x, weight, stats);
   check_output(kind, x, bias, y);
-  if (!ctx.device().is_cpu()) fail_not_built("norm_recompute", ctx.device());
-  cpu::norm_recompute(kind, x, weight, bias, stats, y);
+  if (ctx.device().is_cpu()) return cpu::norm_recompute(kind, x, weight, bias, stats, y);
+  if constexpr (kGpuBuilt) return gpu::norm_recompute(ctx, kind, x, weight, bias, stats, y);
+  fail_not_built("norm_recompute", ctx.device());
 }
 
 void norm_backward(const Context& ctx, NormKind kind, const Tensor& dy, const Tensor& x, const Tensor& weight,
@@ -56,8 +59,10 @@ void norm_backward(const Context& ctx, NormKind kind, const Tensor& dy, const Te
     check_shape(dbias, weight.shape(), "dbias");
     check_dtype(dbias, DType::f32, "dbias");
   }
-  if (!ctx.device().is_cpu()) fail_not_built("norm_backward", ctx.device());
-  cpu::norm_backward(ctx.workspace, kind, dy, x, weight, stats, dx, dweight, dbias);
+  if (ctx.device().is_cpu())
+    return cpu::norm_backward(ctx.workspace, kind, dy, x, weight, stats, dx, dweight, dbias);
+  if constexpr (kGpuBuilt) return gpu::norm_backward(ctx, kind, dy, x, weight, stats, dx, dweight, dbias);
+  fail_not_built("norm_backward", ctx.device());
 }
 
 }  // namespace xmoe

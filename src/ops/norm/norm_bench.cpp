@@ -4,8 +4,10 @@
 namespace xmoe {
 
 XMOE_BENCHMARK(norm) {
-  bench.op(norm_case(NormKind::rms_norm, 4096, 1024));
-  bench.op(norm_case(NormKind::layer_norm, 4096, 1024));
+  for (const std::int64_t width : {1024, 2048}) {
+    bench.op(norm_case(NormKind::rms_norm, bench.tokens(), width));
+    bench.op(norm_case(NormKind::layer_norm, bench.tokens(), width));
+  }
 }
 
 }  // namespace xmoe

@@ -5,24 +5,42 @@
 #include <array>
 
 #include "ops/norm/norm_case.h"
+#include "support/device_test.h"
 
 namespace xmoe {
 namespace {
 
+XMOE_DEVICE_SUITE(Norm);
+
 constexpr std::array kKinds = {NormKind::rms_norm, NormKind::layer_norm};
 
-TEST(Norm, AgreesWithTheReference) {
+TEST_P(Norm, AgreesWithTheReference) {
   for (const NormKind kind : kKinds) {
-    EXPECT_OK(check(norm_case(kind, 3, 16)));
-    EXPECT_OK(check(norm_case(kind, 70, 33)));  // more than one block of rows; a width beyond vectors
-    EXPECT_OK(check(norm_case(kind, 1, 1023)));
-    EXPECT_OK(check(norm_case(kind, 1, 2)));
-    EXPECT_OK(check(norm_case(kind, 0, 64)));
+    EXPECT_OK(check(norm_case(kind, 3, 16), device()));
+    EXPECT_OK(
+        check(norm_case(kind, 70, 33), device()));  // more than one block of rows; a width beyond vectors
+    EXPECT_OK(check(norm_case(kind, 1, 1023), device()));
+    EXPECT_OK(check(norm_case(kind, 1, 2), device()));
+    EXPECT_OK(check(norm_case(kind, 520, 24), device()));    // more rows than a GPU's backward has blocks
+    EXPECT_OK(check(norm_case(kind, 3, 4200), device()));    // beyond a block of wide accesses
+    EXPECT_OK(check(norm_case(kind, 1, 11'000), device()));  // sums that do not fit shared memory
+    EXPECT_OK(check(norm_case(kind, 0, 64), device()));
   }
 }
 
-TEST(Norm, ByHand) {
-  Arena arena({}, MemoryTag::workspace);
+XMOE_GPU_SUITE(GpuNorm);
+
+// Several rows for each of backward's blocks of several warps: in registers (one pack a thread and two), in
+// shared memory, and where no access is wide.
+TEST_P(GpuNorm, AgreesWithTheCpu) {
+  for (const NormKind kind : kKinds)
+    for (const DType dtype : {DType::f32, DType::bf16})
+      for (const Shape& shape : {Shape{1100, 2048}, Shape{530, 4352}, Shape{530, 2051}, Shape{300, 8200}})
+        EXPECT_OK(check_against_cpu(norm_case(kind, shape[0], shape[1]), dtype, device()));
+}
+
+TEST_P(Norm, ByHand) {
+  Arena arena(device(), MemoryTag::workspace);
   const Context ctx{arena};
   const Tensor x = arena.tensor(DType::f32, {1, 2});
   const Tensor weight = arena.tensor(DType::f32, {2});
@@ -39,14 +57,14 @@ TEST(Norm, ByHand) {
   EXPECT_OK(compare(stats, std::vector<double>{4.0, 1.0 / 3.0}, tolerance_for(DType::f32), "stats"));
 }
 
-TEST(Norm, RecomputeIsEqualBitForBit) {
+TEST_P(Norm, RecomputeIsEqualBitForBit) {
   for (const NormKind kind : kKinds)
     for (const DType dtype : {DType::f32, DType::bf16})
       for (const std::int64_t width : {31, 64, 1000}) {
         const OpCase op = norm_case(kind, 37, width);
-        OpRun run(op, dtype);
+        OpRun run(op, dtype, device());
         run.forward();
-        Arena arena({}, MemoryTag::workspace);
+        Arena arena(device(), MemoryTag::workspace);
         const Tensor again = arena.tensor(dtype, run.out[0].shape());
         norm_recompute(run.context(), kind, run.in[0], run.in[1],
                        kind == NormKind::layer_norm ? run.in[2] : Tensor{}, run.out[1], again);
@@ -55,17 +73,17 @@ TEST(Norm, RecomputeIsEqualBitForBit) {
 }
 
 // A row of equal values has no deviation: epsilon must keep layer_norm finite.
-TEST(Norm, ConstantRowsStayFinite) {
+TEST_P(Norm, ConstantRowsStayFinite) {
   for (const NormKind kind : kKinds) {
     OpCase op = norm_case(kind, 2, 40);
     op.inputs[0].fill = values({0.0});
-    EXPECT_OK(check_forward(op, DType::f32));
-    EXPECT_OK(check_forward(op, DType::bf16));
+    EXPECT_OK(check_forward(op, DType::f32, device()));
+    EXPECT_OK(check_forward(op, DType::bf16, device()));
   }
 }
 
-TEST(Norm, ChecksShapes) {
-  Arena arena({}, MemoryTag::workspace);
+TEST_P(Norm, ChecksShapes) {
+  Arena arena(device(), MemoryTag::workspace);
   const Context ctx{arena};
   const Tensor x = arena.zeros(DType::f32, {2, 4});
   const Tensor weight = arena.zeros(DType::f32, {4});

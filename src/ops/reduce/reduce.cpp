@@ -1,19 +1,22 @@
 #include "ops/reduce/reduce.h"
 
 #include "ops/reduce/reduce_cpu.h"
+#include "ops/reduce/reduce_gpu.h"
 
 namespace xmoe {
 
 double sum(const Context& ctx, const Tensor& x) {
   check_dtype(x, DType::f32, "x");
-  if (!ctx.device().is_cpu()) fail_not_built("sum", ctx.device());
-  return cpu::sum(ctx.workspace, x);
+  if (ctx.device().is_cpu()) return cpu::sum(ctx.workspace, x);
+  if constexpr (kGpuBuilt) return gpu::sum(ctx, x);
+  fail_not_built("sum", ctx.device());
 }
 
 double sum_of_squares(const Context& ctx, const Tensor& x) {
   check_dtype(x, DType::f32, "x");
-  if (!ctx.device().is_cpu()) fail_not_built("sum_of_squares", ctx.device());
-  return cpu::sum_of_squares(ctx.workspace, x);
+  if (ctx.device().is_cpu()) return cpu::sum_of_squares(ctx.workspace, x);
+  if constexpr (kGpuBuilt) return gpu::sum_of_squares(ctx, x);
+  fail_not_built("sum_of_squares", ctx.device());
 }
 
 }  // namespace xmoe

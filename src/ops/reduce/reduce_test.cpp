@@ -6,14 +6,17 @@
 #include <cmath>
 #include <limits>
 
+#include "support/device_test.h"
 #include "support/op_case.h"
 
 namespace xmoe {
 namespace {
 
-TEST(Reduce, AgreesWithTheReference) {
-  for (const std::int64_t count : {0, 1, 5, 8191, 8192, 8193, 100'003}) {
-    Arena arena({}, MemoryTag::workspace);
+XMOE_DEVICE_SUITE(Reduce);
+
+TEST_P(Reduce, AgreesWithTheReference) {
+  for (const std::int64_t count : {0, 1, 5, 8191, 8192, 8193, 100'003, 2'000'003}) {
+    Arena arena(device(), MemoryTag::workspace);
     const Context ctx{arena};
     const Tensor x = arena.tensor(DType::f32, {count});
     fill_random(x, normal(1.0, 0.25), Rng(1, "x"));
@@ -31,8 +34,8 @@ TEST(Reduce, AgreesWithTheReference) {
   }
 }
 
-TEST(Reduce, IsTheSameForAnyNumberOfThreads) {
-  Arena arena({}, MemoryTag::workspace);
+TEST_P(Reduce, IsTheSameForAnyNumberOfThreads) {
+  Arena arena(device(), MemoryTag::workspace);
   const Context ctx{arena};
   const Tensor x = arena.tensor(DType::f32, {313, 331});
   fill_random(x, normal(), Rng(1, "x"));
@@ -48,23 +51,24 @@ TEST(Reduce, IsTheSameForAnyNumberOfThreads) {
   omp_set_num_threads(threads);
 }
 
-TEST(Reduce, ShowsWhatIsNotFinite) {
-  Arena arena({}, MemoryTag::workspace);
+TEST_P(Reduce, ShowsWhatIsNotFinite) {
+  Arena arena(device(), MemoryTag::workspace);
   const Context ctx{arena};
   const Tensor x = arena.zeros(DType::f32, {20'000});
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
                           -std::numeric_limits<float>::infinity()}) {
-    x.data<float>()[19'999] = bad;
+    from_doubles(std::vector<double>{static_cast<double>(bad)}, x.slice(19'999, 20'000));
     EXPECT_FALSE(std::isfinite(sum_of_squares(ctx, x)));
     EXPECT_FALSE(std::isfinite(sum(ctx, x)));
   }
   // The square of the largest float is finite in double.
-  x.data<float>()[19'999] = std::numeric_limits<float>::max();
+  from_doubles(std::vector<double>{static_cast<double>(std::numeric_limits<float>::max())},
+               x.slice(19'999, 20'000));
   EXPECT_TRUE(std::isfinite(sum_of_squares(ctx, x)));
 }
 
-TEST(Reduce, UndefinedAndWrongTensors) {
-  Arena arena({}, MemoryTag::workspace);
+TEST_P(Reduce, UndefinedAndWrongTensors) {
+  Arena arena(device(), MemoryTag::workspace);
   const Context ctx{arena};
   EXPECT_EQ(sum_of_squares(ctx, Tensor{}), 0.0);
   EXPECT_THROW(sum(ctx, arena.zeros(DType::bf16, {2})), InvariantError);

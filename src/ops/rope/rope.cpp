@@ -1,6 +1,9 @@
 #include "ops/rope/rope.h"
 
+#include <vector>
+
 #include "ops/rope/rope_cpu.h"
+#include "ops/rope/rope_gpu.h"
 
 namespace xmoe {
 
@@ -9,8 +12,11 @@ void rope_table(double base, const Tensor& table) {
              to_string(table.shape()));
   XMOE_CHECK(base > 0.0, "the base of the rotary embedding must be positive, got {}", base);
   check_dtype(table, DType::f32, "table");
-  if (!table.device().is_cpu()) fail_not_built("rope_table", table.device());
-  cpu::rope_table(base, table);
+  if (table.device().is_cpu()) return cpu::rope_table(base, table);
+  // Once per model: the host's doubles serve every device.
+  std::vector<float> angles(static_cast<std::size_t>(table.numel()));
+  cpu::rope_table(base, Tensor(angles.data(), DType::f32, table.shape()));
+  device_copy({}, angles.data(), table.device(), table.raw(), table.bytes());
 }
 
 void rope(const Context& ctx, RopeDirection direction, std::int64_t rotated_heads, const Tensor& x,
@@ -22,8 +28,9 @@ void rope(const Context& ctx, RopeDirection direction, std::int64_t rotated_head
              x.dim(1));
   XMOE_CHECK(table.dim(0) > 0 || x.dim(0) == 0, "the table has no positions");
   check_dtype(table, DType::f32, "table");
-  if (!ctx.device().is_cpu()) fail_not_built("rope", ctx.device());
-  cpu::rope(direction, rotated_heads, x, table);
+  if (ctx.device().is_cpu()) return cpu::rope(direction, rotated_heads, x, table);
+  if constexpr (kGpuBuilt) return gpu::rope(ctx, direction, rotated_heads, x, table);
+  fail_not_built("rope", ctx.device());
 }
 
 }  // namespace xmoe

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cmath>
-#include <cstring>
 
 #include "ops/rope/rope.h"
 #include "support/op_case.h"
@@ -35,10 +34,10 @@ inline OpCase rope_case(const RopeShape& s) {
   };
   // The op works in place; the copy is the case's own.
   const auto rotate = [=](const Context& ctx, RopeDirection direction, const Tensor& from, const Tensor& to) {
-    Arena arena({}, MemoryTag::workspace);
+    Arena arena(ctx.device(), MemoryTag::workspace);
     const Tensor table = arena.tensor(DType::f32, {s.positions, s.width});
     rope_table(kBase, table);
-    if (from.bytes() > 0) std::memcpy(to.raw(), from.raw(), from.bytes());
+    device_copy(from.device(), from.raw(), to.device(), to.raw(), from.bytes());
     rope(ctx, direction, s.rotated, to, table);
   };
   op.forward = [=](const Context& ctx, Tensors in, Tensors out) {

@@ -1,6 +1,7 @@
 #include "ops/routing/routing.h"
 
 #include "ops/routing/routing_cpu.h"
+#include "ops/routing/routing_gpu.h"
 
 namespace xmoe {
 
@@ -39,11 +40,13 @@ void routing_forward(const Context& ctx, const RoutingOptions& options, const Te
   check_matrix(prob_sums, {experts}, DType::f32, "prob_sums");
   check_matrix(counts, {experts}, DType::i64, "counts");
   check_matrix(z_sum, {1}, DType::f32, "z_sum");
-  if (ctx.device().is_cpu()) {
-    cpu::routing_forward(ctx, options, logits, bias, top_experts, top_weights, prob_sums, counts, z_sum);
-  } else {
-    fail_not_built("routing_forward", ctx.device());
-  }
+  if (ctx.device().is_cpu())
+    return cpu::routing_forward(ctx, options, logits, bias, top_experts, top_weights, prob_sums, counts,
+                                z_sum);
+  if constexpr (kGpuBuilt)
+    return gpu::routing_forward(ctx, options, logits, bias, top_experts, top_weights, prob_sums, counts,
+                                z_sum);
+  fail_not_built("routing_forward", ctx.device());
 }
 
 void routing_backward(const Context& ctx, const RoutingOptions& options, const Tensor& logits,
@@ -55,11 +58,11 @@ void routing_backward(const Context& ctx, const RoutingOptions& options, const T
   check_matrix(d_weights, chosen, DType::f32, "d_weights");
   if (d_prob_sums.defined()) check_matrix(d_prob_sums, {logits.dim(1)}, DType::f32, "d_prob_sums");
   check_matrix(dlogits, logits.shape(), DType::f32, "dlogits");
-  if (ctx.device().is_cpu()) {
-    cpu::routing_backward(ctx, options, logits, top_experts, d_weights, d_prob_sums, d_z_sum, dlogits);
-  } else {
-    fail_not_built("routing_backward", ctx.device());
-  }
+  if (ctx.device().is_cpu())
+    return cpu::routing_backward(ctx, options, logits, top_experts, d_weights, d_prob_sums, d_z_sum, dlogits);
+  if constexpr (kGpuBuilt)
+    return gpu::routing_backward(ctx, options, logits, top_experts, d_weights, d_prob_sums, d_z_sum, dlogits);
+  fail_not_built("routing_backward", ctx.device());
 }
 
 }  // namespace xmoe

@@ -9,7 +9,7 @@ namespace {
 void run_case(Bench& bench, const std::string& name, const RoutingOptions& options, std::int64_t tokens,
               std::int64_t experts, bool has_bias) {
   const OpCase op = routing_case(options, tokens, experts, has_bias);
-  OpRun run(op, DType::f32);
+  OpRun run(op, DType::f32, bench.device());
   const std::string shape = fmt::format("T {} E {} k {}", tokens, experts, options.top_k);
   const auto logits = static_cast<double>(run.in[0].bytes());
   const auto choices = static_cast<double>(2 * run.out[0].bytes());

@@ -131,12 +131,13 @@ inline OpCase routing_case(const RoutingOptions& o, std::int64_t tokens, std::in
     out[3][0] = r.z_sum;
   };
   op.forward = [=](const Context& ctx, Tensors in, Tensors out) {
-    std::vector<std::int64_t> counts(static_cast<std::size_t>(experts));
-    routing_forward(ctx, o, in[0], has_bias ? in[1] : Tensor{}, out[0], out[1], out[2],
-                    {counts.data(), DType::i64, {experts}}, out[3]);
+    const ArenaScope scope(ctx.workspace);
+    const Tensor counts = ctx.workspace.tensor(DType::i64, {experts});
+    routing_forward(ctx, o, in[0], has_bias ? in[1] : Tensor{}, out[0], out[1], out[2], counts, out[3]);
   };
   op.backward = [=](const Context& ctx, Tensors in, Tensors out, Tensors d_out, Tensors d_in) {
-    routing_backward(ctx, o, in[0], out[0], d_out[1], d_out[2], d_out[3].data<float>()[0], d_in[0]);
+    routing_backward(ctx, o, in[0], out[0], d_out[1], d_out[2], static_cast<float>(to_doubles(d_out[3])[0]),
+                     d_in[0]);
   };
   return op;
 }

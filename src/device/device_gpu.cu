@@ -1,0 +1,154 @@
+#include "device/device_gpu.h"
+
+#include <map>
+#include <mutex>
+
+#include "base/error.h"
+#include "device/gpu.h"
+
+namespace xmoe::gpu {
+
+namespace {
+
+struct State {
+  Stream stream = nullptr;
+  Fault* fault = nullptr;
+};
+
+void require_usable(int index) {
+  if (const std::string reason = why_unusable(facts(index), index); !reason.empty()) fail("{}", reason);
+}
+
+// Streams and fault slots live as long as the process: at its end the runtime may be gone before them.
+State& state(int index) {
+  static std::mutex mutex;
+  static std::map<int, State> states;
+  const std::lock_guard lock(mutex);
+  if (const auto known = states.find(index); known != states.end()) {
+    check(XMOE_GPU_NAME(SetDevice)(index), "choosing the device");
+    return known->second;
+  }
+  require_usable(index);
+  check(XMOE_GPU_NAME(SetDevice)(index), "choosing the device");
+  State made;
+  check(XMOE_GPU_NAME(StreamCreateWithFlags)(&made.stream, XMOE_GPU_NAME(StreamNonBlocking)),
+        "creating a stream");
+  void* slot = nullptr;
+  check(XMOE_GPU_NAME(HostAlloc)(&slot, sizeof(Fault), XMOE_GPU_NAME(HostAllocMapped)),
+        "allocating pinned memory");
+  made.fault = static_cast<Fault*>(slot);
+  *made.fault = {};
+  return states.emplace(index, made).first->second;
+}
+
+// Throws the fault that kernels have left, once.
+void throw_fault(State& state) {
+  const Fault fault = *state.fault;
+  if (fault.kind == 0) return;
+  *state.fault = {};
+  const auto& kind = *reinterpret_cast<const FaultKind*>(fault.kind);
+  const std::string message = fmt::format(fmt::runtime(kind.text), fmt::arg("position", fault.position),
+                                          fmt::arg("value", fault.value), fmt::arg("bound", fault.bound));
+  if (kind.defect) throw InvariantError(message);
+  throw Error(message);
+}
+
+double gibibytes(std::size_t bytes) { return static_cast<double>(bytes) / (1 << 30); }
+
+int attribute(XMOE_GPU_NAME(DeviceAttr) which, int index) {
+  int value = 0;
+  check(XMOE_GPU_NAME(DeviceGetAttribute)(&value, which, index), "asking for a property of the GPU");
+  return value;
+}
+
+}  // namespace
+
+void check(Status status, const char* what) {
+  if (status == XMOE_GPU_NAME(Success)) return;
+  fail("GPU error while {}: {} ({})", what, XMOE_GPU_NAME(GetErrorString)(status),
+       XMOE_GPU_NAME(GetErrorName)(status));
+}
+
+Facts facts(int index) {
+  Facts f;
+  check(XMOE_GPU_NAME(RuntimeGetVersion)(&f.runtime_version), "asking for the runtime's version");
+  // Without a driver, or with one that is too old, the calls that follow fail; the versions say it better.
+  if (XMOE_GPU_NAME(DriverGetVersion)(&f.driver_version) != XMOE_GPU_NAME(Success)) f.driver_version = 0;
+  const Status status = XMOE_GPU_NAME(GetDeviceCount)(&f.gpus);
+  static_cast<void>(XMOE_GPU_NAME(GetLastError)());  // it is answered here
+  if (status == XMOE_GPU_NAME(ErrorNoDevice)) {
+    f.gpus = 0;
+  } else if (status != XMOE_GPU_NAME(Success)) {
+    f.error = XMOE_GPU_NAME(GetErrorString)(status);
+  }
+  if (status == XMOE_GPU_NAME(Success) && 0 <= index && index < f.gpus) {
+#if defined(__HIP_PLATFORM_AMD__)
+    f.capability_major = attribute(hipDeviceAttributeComputeCapabilityMajor, index);
+    f.capability_minor = attribute(hipDeviceAttributeComputeCapabilityMinor, index);
+#else
+    f.capability_major = attribute(cudaDevAttrComputeCapabilityMajor, index);
+    f.capability_minor = attribute(cudaDevAttrComputeCapabilityMinor, index);
+#endif
+  }
+  return f;
+}
+
+Stream stream(const Device& device) { return state(device.index).stream; }
+
+FaultReport::FaultReport(const Device& device, const FaultKind& kind)
+    : slot_(state(device.index).fault), kind_(reinterpret_cast<unsigned long long>(&kind)) {}
+
+void launch_checked(const void* kernel, Grid grid, Block block, void** arguments, std::size_t shared_bytes,
+                    Stream stream) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  constexpr std::size_t kGranted = 48 << 10;  // dynamic shared memory that need not be asked for
+  if (shared_bytes > kGranted)
+    check(XMOE_GPU_NAME(FuncSetAttribute)(kernel, XMOE_GPU_NAME(FuncAttributeMaxDynamicSharedMemorySize),
+                                          static_cast<int>(shared_bytes)),
+          "asking for shared memory");
+  const Status status = XMOE_GPU_NAME(LaunchKernel)(kernel, grid, block, arguments, shared_bytes, stream);
+  if (status == XMOE_GPU_NAME(Success)) return;
+  check(status,
+        fmt::format("launching a kernel on a grid of {} x {} x {} blocks of {} x {} x {} threads with {} "
+                    "bytes of shared memory",
+                    grid.x, grid.y, grid.z, block.x, block.y, block.z, shared_bytes)
+            .c_str());
+}
+
+void* allocate(const Device& device, std::size_t bytes, std::string_view purpose) {
+  state(device.index);
+  void* data = nullptr;
+  const Status status = XMOE_GPU_NAME(Malloc)(&data, bytes);
+  if (status == XMOE_GPU_NAME(ErrorMemoryAllocation)) {
+    static_cast<void>(XMOE_GPU_NAME(GetLastError)());  // it is answered here
+    std::size_t free_bytes = 0;
+    std::size_t total = 0;
+    check(XMOE_GPU_NAME(MemGetInfo)(&free_bytes, &total), "asking for free memory");
+    fail("out of memory on {}: {:.2f} GiB were asked for{}{}, {:.2f} of {:.2f} GiB are free", name_of(device),
+         gibibytes(bytes), purpose.empty() ? "" : ", for ", purpose, gibibytes(free_bytes), gibibytes(total));
+  }
+  check(status, "allocating memory");
+  return data;
+}
+
+void free(const Device&, void* data) noexcept { static_cast<void>(XMOE_GPU_NAME(Free)(data)); }
+
+void fill(const Device& device, void* data, int byte, std::size_t bytes) {
+  check(XMOE_GPU_NAME(MemsetAsync)(data, byte, bytes, stream(device)), "filling memory");
+}
+
+void copy(const Device& from_device, const void* from, const Device& to_device, void* to, std::size_t bytes) {
+  const bool on_one = from_device == to_device;
+  const Device& queue = from_device.is_cpu() ? to_device : from_device;
+  check(XMOE_GPU_NAME(MemcpyAsync)(to, from, bytes, XMOE_GPU_NAME(MemcpyDefault), stream(queue)),
+        "copying memory");
+  if (!on_one) gpu::synchronize(queue);
+}
+
+void synchronize(const Device& device) {
+  State& s = state(device.index);
+  check(XMOE_GPU_NAME(StreamSynchronize)(s.stream), "waiting for the GPU");
+  throw_fault(s);
+}
+
+}  // namespace xmoe::gpu

@@ -1,0 +1,119 @@
+// The vendor's runtime under this project's names, and what every kernel needs: the launch, the warp, faults.
+// Included by *_gpu.cu only. One source serves CUDA and HIP, whose names differ in the prefix.
+#pragma once
+
+#if defined(__HIP_PLATFORM_AMD__)
+#include <hip/hip_bf16.h>
+#include <hip/hip_runtime.h>
+#define XMOE_GPU_NAME(name) hip##name
+#else
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+#define XMOE_GPU_NAME(name) cuda##name
+#endif
+
+#include <cstddef>
+#include <cstdint>
+#include <tuple>
+#include <utility>
+
+#include "base/dtype.h"
+#include "device/device.h"
+
+namespace xmoe::gpu {
+
+using Status = XMOE_GPU_NAME(Error_t);
+using Stream = XMOE_GPU_NAME(Stream_t);
+using Grid = dim3;
+using Block = dim3;
+
+#if defined(__HIP_PLATFORM_AMD__)
+inline constexpr int kWarpSize = 64;  // gfx90a
+#else
+inline constexpr int kWarpSize = 32;
+#endif
+
+// Throws Error with the vendor's name of the error and `what` was done.
+void check(Status status, const char* what);
+
+// Makes the device the calling thread's and returns its stream.
+Stream stream(const Device& device);
+
+// What a kernel found wrong in its arguments, which it cannot throw: it writes the first fault to the slot of
+// its device, leaves the offending element out, and the host throws at the next synchronize() or copy to its
+// memory.
+struct FaultKind {
+  const char* text;  // may name {position}, {value} and {bound}
+  bool defect;       // ours (InvariantError), else the user's (Error)
+};
+struct Fault {
+  unsigned long long kind;  // const FaultKind*, in host memory; 0: none
+  long long position, value, bound;
+};
+class FaultReport {
+ public:
+  FaultReport(const Device& device, const FaultKind& kind);
+
+  __device__ void raise(long long position, long long value, long long bound) const {
+    if (atomicCAS(&slot_->kind, 0ULL, kind_) != 0ULL) return;
+    slot_->position = position;
+    slot_->value = value;
+    slot_->bound = bound;
+    __threadfence_system();
+  }
+
+ private:
+  Fault* slot_;  // host memory that the device writes to
+  unsigned long long kind_;
+};
+
+void launch_checked(const void* kernel, Grid grid, Block block, void** arguments, std::size_t shared_bytes,
+                    Stream stream);
+
+// The one way to launch a kernel. A grid without blocks is no work.
+template <typename... Parameters, typename... Arguments>
+void launch(void (*kernel)(Parameters...), Grid grid, Block block, std::size_t shared_bytes, Stream stream,
+            Arguments&&... arguments) {
+  static_assert(sizeof...(Parameters) == sizeof...(Arguments));
+  std::tuple<Parameters...> values(std::forward<Arguments>(arguments)...);
+  std::apply(
+      [&](auto&... value) {
+        void* pointers[] = {static_cast<void*>(&value)...};
+        launch_checked(reinterpret_cast<const void*>(kernel), grid, block, pointers, shared_bytes, stream);
+      },
+      values);
+}
+
+__device__ inline float to_float(float x) { return x; }
+__device__ inline float to_float(bf16 x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
+__device__ inline void round_to(float value, float& to) { to = value; }
+__device__ inline void round_to(float value, bf16& to) {
+  to.bits = __bfloat16_as_ushort(__float2bfloat16_rn(value));
+}
+
+// Both in one word, as they lie in memory.
+__device__ inline unsigned round_pair(float first, float second) {
+  const auto pair = __floats2bfloat162_rn(first, second);
+  return *reinterpret_cast<const unsigned*>(&pair);
+}
+
+template <typename T>
+__device__ T shuffle_xor(T value, int lane_mask) {
+#if defined(__HIP_PLATFORM_AMD__)
+  return __shfl_xor(value, lane_mask);
+#else
+  return __shfl_xor_sync(0xffffffffU, value, lane_mask);
+#endif
+}
+
+// What lanes of the warp wrote before it, the others may read behind it.
+__device__ inline void warp_barrier() {
+#if defined(__HIP_PLATFORM_AMD__)
+  __threadfence_block();
+  __builtin_amdgcn_wave_barrier();
+#else
+  __syncwarp();
+#endif
+}
+
+}  // namespace xmoe::gpu
