@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <tuple>
 
@@ -22,6 +23,7 @@ namespace {
 
 // What the vendor advises for Hopper; more rarely finds a faster algorithm.
 constexpr std::size_t kMostWorkspace = std::size_t{32} << 20;
+constexpr std::size_t kWorkspaceAlignment = 256;  // what the library insists on, and arenas do not give
 // Vectors and bulk copies need no wider alignment.
 constexpr std::uintptr_t kWidestAlignment = 16;
 // Experts receive other numbers of rows at every step: when this many shapes are known (some 6 MB) all are
@@ -180,7 +182,12 @@ void execute(const Context& ctx, Stream stream, cublasLtHandle_t handle, Plan pl
   const float one = 1.0F;
   const float kept = p.accumulate ? 1.0F : 0.0F;
   const ArenaScope scope(ctx.workspace);
-  void* workspace = plan.workspace > 0 ? ctx.workspace.allocate(plan.workspace) : nullptr;
+  void* workspace = nullptr;
+  if (plan.workspace > 0) {
+    std::size_t space = plan.workspace + kWorkspaceAlignment;
+    workspace = ctx.workspace.allocate(space);
+    std::align(kWorkspaceAlignment, plan.workspace, workspace, space);
+  }
   check(cublasLtMatmul(handle, &plan.operation, &one, b.raw(), &plan.b, a.raw(), &plan.a, &kept, c.raw(),
                        &plan.c, c.raw(), &plan.c, &plan.algorithm, workspace, plan.workspace, stream),
         "computing", p);
