@@ -10,6 +10,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,9 @@
 #include "support/compare.h"
 
 namespace xmoe {
+
+// How GoogleTest and ctest call the parameter.
+inline void PrintTo(const Device& device, std::ostream* out) { *out << name_of(device); }
 
 class DeviceTest : public testing::TestWithParam<Device> {
  protected:
@@ -47,9 +51,10 @@ inline std::string test_name_of(const testing::TestParamInfo<Device>& info) {
 
 }  // namespace xmoe
 
-// Tests of what only a GPU does.
-#define XMOE_GPU_SUITE(name)                 \
-  class name : public ::xmoe::DeviceTest {}; \
+// Tests of what only a GPU does: none in a binary that is not built for one.
+#define XMOE_GPU_SUITE(name)                           \
+  class name : public ::xmoe::DeviceTest {};           \
+  GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(name); \
   INSTANTIATE_TEST_SUITE_P(On, name, testing::ValuesIn(::xmoe::built_gpus()), ::xmoe::test_name_of)
 
 #define XMOE_DEVICE_SUITE(name)              \

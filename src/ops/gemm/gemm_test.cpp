@@ -13,7 +13,6 @@ namespace {
 
 XMOE_DEVICE_SUITE(Gemm);
 XMOE_GPU_SUITE(GemmOnGpu);
-GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(GemmOnGpu);  // in a build without GPUs
 
 std::vector<GemmOptions> all_options() {
   std::vector<GemmOptions> all;
