@@ -6,7 +6,7 @@ CUDA := build-cuda
 JOBS ?= $(shell nproc)
 CMAKE_FLAGS ?=
 # Ops that have kernels.
-GPU_BENCHMARKS := adamw elementwise embedding gather norm reduce rope routing
+GPU_BENCHMARKS := adamw elementwise embedding gather gemm norm reduce rope routing
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo test bench bench-cluster sanitize cuda test-cuda bench-cuda lint clean
@@ -57,7 +57,7 @@ test-cuda: cuda  ## run the tests that use a GPU; fails where there is none
 	cmake --build $(CUDA) --target unit_tests -j $(JOBS)
 	XMOE_REQUIRE_GPU=1 tools/run_tests.sh $(CUDA) -L unit -R '/gpu$$' --no-tests=error
 
-bench-cuda: cuda  ## measure the kernels against copies within the GPU; writes build-cuda/bench.json
+bench-cuda: cuda  ## measure the kernels against copies within the GPU and the vendor's products; writes build-cuda/bench.json
 	cmake --build $(CUDA) --target xmoe_bench -j $(JOBS)
 	$(CUDA)/xmoe_bench --device gpu --json $(CUDA)/bench.json $(GPU_BENCHMARKS)
 

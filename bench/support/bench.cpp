@@ -82,7 +82,10 @@ void Bench::memory_bound(const std::string& name, const std::string& shape, DTyp
 void Bench::compute_bound(const std::string& name, const std::string& shape, DType dtype, double flops,
                           double bound_gflops, const std::function<void()>& call) {
   const double gflops = flops / seconds(call, device_) * 1e-9;
-  add({name, shape, std::string(name_of(dtype)), gflops, "GFLOP/s", bound_gflops});
+  if (device_.is_cpu())
+    add({name, shape, std::string(name_of(dtype)), gflops, "GFLOP/s", bound_gflops});
+  else
+    add({name, shape, std::string(name_of(dtype)), gflops * 1e-3, "TFLOP/s", bound_gflops * 1e-3});
 }
 
 void Bench::op(const OpCase& op) {

@@ -1,6 +1,7 @@
 #include "ops/gemm/gemm.h"
 
 #include "ops/gemm/gemm_cpu.h"
+#include "ops/gemm/gemm_gpu.h"
 
 namespace xmoe {
 
@@ -16,11 +17,9 @@ void gemm(const Context& ctx, const Tensor& a, const Tensor& b, const Tensor& c,
   check_shape(b, tb ? Shape{n, k} : Shape{k, n}, "b");
   check_dtype(b, a.dtype(), "b");
   if (c.dtype() != DType::f32) check_dtype(c, a.dtype(), "c");
-  if (ctx.device().is_cpu()) {
-    cpu::gemm(a, b, c, options);
-  } else {
-    fail_not_built("gemm", ctx.device());
-  }
+  if (ctx.device().is_cpu()) return cpu::gemm(a, b, c, options);
+  if constexpr (kGpuBuilt) return gpu::gemm(ctx, a, b, c, options);
+  fail_not_built("gemm", ctx.device());
 }
 
 }  // namespace xmoe

@@ -1,8 +1,6 @@
 // Cases of the dense product. Letters: C [M, N] = op(A) op(B), K terms.
 #pragma once
 
-#include <cstring>
-
 #include "ops/gemm/gemm.h"
 #include "support/op_case.h"
 
@@ -35,7 +33,8 @@ inline OpCase gemm_case(const GemmSize& s, const GemmOptions& options, ElementKi
       }
   };
   op.forward = [=](const Context& ctx, Tensors in, Tensors out) {
-    if (options.accumulate && out[0].bytes() > 0) std::memcpy(out[0].raw(), in[2].raw(), out[0].bytes());
+    if (options.accumulate)
+      device_copy(ctx.device(), in[2].raw(), ctx.device(), out[0].raw(), out[0].bytes());
     gemm(ctx, in[0], in[1], out[0], options);
   };
   op.forward_flops = 2.0 * static_cast<double>(s.m * s.n) * static_cast<double>(s.k);

@@ -6,9 +6,13 @@
 
 #include "ops/gemm/gemm_case.h"
 #include "ops/gemm/gemm_tile.h"
+#include "support/device_test.h"
 
 namespace xmoe {
 namespace {
+
+XMOE_DEVICE_SUITE(Gemm);
+XMOE_GPU_SUITE(GemmOnGpu);
 
 std::vector<GemmOptions> all_options() {
   std::vector<GemmOptions> all;
@@ -18,26 +22,26 @@ std::vector<GemmOptions> all_options() {
   return all;
 }
 
-void check_sizes(const std::vector<GemmSize>& sizes) {
+void check_sizes(const std::vector<GemmSize>& sizes, const Device& device) {
   for (const GemmSize& size : sizes)
     for (const GemmOptions& options : all_options()) {
       const OpCase same = gemm_case(size, options, ElementKind::compute);
-      EXPECT_OK(check_forward(same, DType::f32));
-      EXPECT_OK(check_forward(same, DType::bf16));
-      EXPECT_OK(check_forward(gemm_case(size, options, ElementKind::f32), DType::bf16));
+      EXPECT_OK(check_forward(same, DType::f32, device));
+      EXPECT_OK(check_forward(same, DType::bf16, device));
+      EXPECT_OK(check_forward(gemm_case(size, options, ElementKind::f32), DType::bf16, device));
     }
 }
 
-TEST(Gemm, AgreesWithTheReference) {
-  check_sizes({{1, 1, 1}, {3, 5, 7}, {1, 33, 65}, {65, 1, 17}, {64, 64, 64}, {67, 129, 35}});
+TEST_P(Gemm, AgreesWithTheReference) {
+  check_sizes({{1, 1, 1}, {3, 5, 7}, {1, 33, 65}, {65, 1, 17}, {64, 64, 64}, {67, 129, 35}}, device());
 }
 
-TEST(Gemm, ManyTasks) { check_sizes({{530, 1100, 19}}); }
+TEST_P(Gemm, ManyTasks) { check_sizes({{530, 1100, 19}, {384, 257, 520}}, device()); }
 
-TEST(Gemm, SizesOfZero) { check_sizes({{0, 4, 3}, {4, 0, 3}, {4, 3, 0}, {0, 0, 0}}); }
+TEST_P(Gemm, SizesOfZero) { check_sizes({{0, 4, 3}, {4, 0, 3}, {4, 3, 0}, {0, 0, 0}}, device()); }
 
-TEST(Gemm, ByHand) {
-  Arena arena({}, MemoryTag::workspace);
+TEST_P(Gemm, ByHand) {
+  Arena arena(device(), MemoryTag::workspace);
   const Context ctx{arena};
   const Tensor a = arena.tensor(DType::f32, {2, 3});
   const Tensor b = arena.tensor(DType::f32, {3, 2});
@@ -50,8 +54,29 @@ TEST(Gemm, ByHand) {
   EXPECT_EQ(to_doubles(c), (std::vector<double>{62, 604, 128, 1210}));
 }
 
-TEST(Gemm, ChecksArguments) {
-  Arena arena({}, MemoryTag::workspace);
+// Rows of a larger matrix, as experts get them: they start where their elements allow and no wider.
+TEST_P(Gemm, OperandsThatStartAnywhere) {
+  constexpr GemmSize kSize = {40, 31, 21};
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const OpCase op = gemm_case(kSize, {}, ElementKind::compute);
+    OpRun run(op, dtype, device());
+    Arena arena(device(), MemoryTag::workspace);
+    const auto shifted = [&](const Tensor& t) {
+      const Tensor wider = arena.tensor(dtype, {t.numel() + 1});
+      const Tensor inner(static_cast<std::byte*>(wider.raw()) + size_of(dtype), dtype, t.shape(), device());
+      device_copy(device(), t.raw(), device(), inner.raw(), t.bytes());
+      return inner;
+    };
+    const Tensor c = shifted(run.in[2]);
+    gemm(run.context(), shifted(run.in[0]), shifted(run.in[1]), c, {});
+    Doubles expected(1, std::vector<double>(static_cast<std::size_t>(c.numel()), 0.0));
+    op.reference({to_doubles(run.in[0]), to_doubles(run.in[1]), {}}, expected);
+    EXPECT_OK(compare(c, expected[0], tolerance_for(dtype, kSize.k), "shifted"));
+  }
+}
+
+TEST_P(Gemm, ChecksArguments) {
+  Arena arena(device(), MemoryTag::workspace);
   const Context ctx{arena};
   const Tensor a = arena.zeros(DType::f32, {2, 3});
   const Tensor b = arena.zeros(DType::f32, {3, 4});
@@ -60,6 +85,48 @@ TEST(Gemm, ChecksArguments) {
   EXPECT_THROW(gemm(ctx, b, a, c, {}), InvariantError);
   EXPECT_THROW(gemm(ctx, a, arena.zeros(DType::bf16, {3, 4}), c, {}), InvariantError);
   EXPECT_THROW(gemm(ctx, a, b, arena.zeros(DType::bf16, {2, 4}), {}), InvariantError);
+}
+
+// Few elements of long sums, which the library cuts into parts: the parts' order must not vary, and in bf16
+// they must not be rounded before they are added.
+TEST_P(GemmOnGpu, LongSumsAreEqualBitForBit) {
+  for (const GemmSize& size : std::vector<GemmSize>{{64, 64, 8192}, {33, 40, 5001}})
+    for (const GemmOptions& options : all_options()) {
+      const OpCase op = gemm_case(size, options, ElementKind::compute);
+      for (const DType dtype : {DType::f32, DType::bf16}) {
+        EXPECT_OK(check_forward(op, dtype, device()));
+        EXPECT_OK(check_repeated(op, dtype, device()));
+      }
+      EXPECT_OK(check_repeated(gemm_case(size, options, ElementKind::f32), DType::bf16, device()));
+    }
+}
+
+// TF32 keeps 11 bits of each factor: 1 + 2^-12 would become 1.
+TEST_P(GemmOnGpu, FactorsInF32AreNotRounded) {
+  OpCase op = gemm_case({128, 128, 128}, {}, ElementKind::compute);
+  op.inputs[0].fill = values({1.0 + 0x1p-12});
+  op.inputs[1].fill = values({1.0});
+  OpRun run(op, DType::f32, device());
+  run.forward();
+  const std::vector<double> exact(128 * 128, 128.0 * (1.0 + 0x1p-12));
+  EXPECT_EQ(to_doubles(run.out[0]), exact);
+}
+
+// More shapes than plans that are kept.
+TEST_P(GemmOnGpu, ManyShapes) {
+  constexpr std::int64_t kRows = 9000;
+  Arena arena(device(), MemoryTag::workspace);
+  const Context ctx{arena};
+  const Tensor a = arena.tensor(DType::f32, {kRows, 1});
+  const Tensor b = arena.tensor(DType::f32, {1, 1});
+  const Tensor c = arena.tensor(DType::f32, {kRows, 1});
+  fill_random(a, normal(), Rng(1, "a"));
+  from_doubles(std::vector<double>{1.0}, b);
+  for (std::int64_t rows = kRows; rows > 0; --rows)
+    gemm(ctx, a.slice(0, rows), b, c.slice(0, rows), {.accumulate = rows == 1});
+  auto expected = to_doubles(a);
+  expected[0] *= 2.0;
+  EXPECT_EQ(to_doubles(c), expected);
 }
 
 // A matrix inside a wider one: `padding` columns behind every row belong to someone else.
