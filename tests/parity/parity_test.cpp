@@ -23,8 +23,9 @@ namespace {
 using nlohmann::json;
 
 constexpr double kTolerance = 1e-4;  // relative; f32 against f64
-// Of bf16: a value is off by 2^-9 at most, and what a few layers make of it adds up.
-constexpr double kBf16Tolerance = 3e-2;
+// Of bf16: a value is off by 2^-9 at most, and what two layers make of it adds up; most in the gradient of a
+// router, which is made of differences between the outputs of experts.
+constexpr double kBf16Tolerance = 5e-2;
 
 struct Golden {
   explicit Golden(const std::filesystem::path& path) : file(path), memory({}, MemoryTag::workspace) {
