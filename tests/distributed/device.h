@@ -1,0 +1,21 @@
+// The device that the tests of dispatchers and of the MoE layer run on: the CPU, or with XMOE_TEST_DEVICE=gpu
+// a GPU. Ranks take the GPUs of their machine in turns.
+#pragma once
+
+#include <algorithm>
+#include <cstdlib>
+#include <string_view>
+
+#include "device/device_gpu.h"
+#include "distributed/support.h"
+
+namespace xmoe::distributed {
+
+inline Device test_device() {
+  const char* asked = std::getenv("XMOE_TEST_DEVICE");
+  if (asked == nullptr || std::string_view(asked) != "gpu") return {};
+  if constexpr (kGpuBuilt) return {Device::Kind::gpu, world().rank() % std::max(1, gpu::facts(0).gpus)};
+  fail("XMOE_TEST_DEVICE=gpu: {}", why_unusable({Device::Kind::gpu, 0}));
+}
+
+}  // namespace xmoe::distributed
