@@ -107,6 +107,15 @@ __device__ T shuffle_xor(T value, int lane_mask) {
 #endif
 }
 
+// A bit for each lane of the warp whose predicate holds; all its lanes call it together.
+__device__ inline unsigned long long ballot(bool predicate) {
+#if defined(__HIP_PLATFORM_AMD__)
+  return __ballot(predicate);
+#else
+  return __ballot_sync(0xffffffffU, predicate);
+#endif
+}
+
 // What lanes of the warp wrote before it, the others may read behind it.
 __device__ inline void warp_barrier() {
 #if defined(__HIP_PLATFORM_AMD__)
