@@ -161,6 +161,9 @@ __global__ void merge_kernel(const Statistics* parts, std::int64_t slices, std::
   if (r >= rows) return;
   Statistics all{-INFINITY, 0.0F, 0.0F};
   for (std::int64_t i = 0; i < slices; ++i) all.maximum = fmaxf(all.maximum, parts[i * rows + r].maximum);
+    // Not unrolled: there nvcc 13.0 moves the load of the maximum behind the condition and takes the sum
+    // instead.
+#pragma unroll 1
   for (std::int64_t i = 0; i < slices; ++i) {
     const Statistics s = parts[i * rows + r];
     if (s.sum != 0.0F) all.sum += s.sum * expf(s.maximum - all.maximum);
