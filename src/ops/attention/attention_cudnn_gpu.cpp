@@ -13,6 +13,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string_view>
 #include <tuple>
 #include <unordered_map>
 #include <utility>
@@ -150,12 +151,11 @@ bool means_no_kernel(fe::error_t error) {
 }
 
 // For a person who wonders why it is slow; lengths differ, and one line is enough.
-void warn_once(const AttentionShape& s, fe::error_t error) {
+void warn_once(const AttentionShape& s, std::string_view reason) {
   static bool warned = false;
   if (std::exchange(warned, true)) return;
-  log::warning(
-      "cuDNN has no attention for heads of {} on this GPU, or is not complete; slower kernels are used ({})",
-      s.head_dim, error.get_message());
+  log::warning("cuDNN has no attention for heads of {} on this GPU; slower kernels are used ({})", s.head_dim,
+               reason);
 }
 
 Entry make_entry(cudnnHandle_t handle, Pass pass, const AttentionShape& s) {
@@ -169,7 +169,7 @@ Entry make_entry(cudnnHandle_t handle, Pass pass, const AttentionShape& s) {
   }
   fe::error_t built = graph->build(handle, {fe::HeurMode_t::A});
   if (means_no_kernel(built)) {
-    warn_once(s, built);
+    warn_once(s, built.get_message());
     return made;
   }
   check(built, "preparing attention");
@@ -207,12 +207,13 @@ void run(const Context& ctx, cudnnHandle_t handle, const Entry& e, Pointers poin
 
 // Sequences of one row have no backward there.
 bool takes(const AttentionShape& s, std::initializer_list<Tensor> tensors) {
-  if (s.batch == 0 || s.seq < 2 ||
-      s.head_dim * static_cast<std::int64_t>(size_of(DType::bf16)) % kAccess != 0)
-    return false;
-  return std::all_of(tensors.begin(), tensors.end(), [](const Tensor& t) {
-    return t.dtype() == DType::bf16 && reinterpret_cast<std::uintptr_t>(t.raw()) % kAccess == 0;
+  if (s.batch == 0 || s.seq < 2 || tensors.begin()->dtype() != DType::bf16) return false;
+  const bool aligned = std::all_of(tensors.begin(), tensors.end(), [](const Tensor& t) {
+    return reinterpret_cast<std::uintptr_t>(t.raw()) % kAccess == 0;
   });
+  if (aligned && static_cast<std::size_t>(s.head_dim) * size_of(DType::bf16) % kAccess == 0) return true;
+  warn_once(s, "heads begin on no 16 bytes; sizes that are multiples of 8 do");
+  return false;
 }
 
 // Where q, k and v begin in rows of qkv or dqkv.

@@ -27,47 +27,71 @@ struct Cache {
   }
 };
 
-// Grid: heads of all sequences (x), parts (y). A warp scores one key at a time; then a thread sums the values
-// of a column, weighted. Shared memory: the scores of the part and the results of the warps.
-template <typename T>
-__global__ void part_kernel(Cache cache, const T* q, const T* keys, const T* values, float* maxima,
-                            float* sums, float* weighted) {
+// Grid: heads of all sequences (x), parts (y). The scores: `lanes` neighbouring threads take a key at a time,
+// N elements each. Then the values: `columns` neighbouring threads take a position at a time, and what the
+// others have summed for the same columns is added in order. Both are powers of two.
+template <int N, typename T>
+__global__ void part_kernel(Cache cache, int lanes, int columns, const T* q, const T* keys, const T* values,
+                            float* maxima, float* sums, float* weighted) {
   __shared__ float scores[kPartKeys];
   __shared__ float partials[kDecodeThreads / kWarpSize];
+  __shared__ __align__(16) float shares[kDecodeThreads][N];
+  const int thread = static_cast<int>(threadIdx.x);
   const std::int64_t head = blockIdx.x;
   const std::int64_t part = head * gridDim.y + blockIdx.y;
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.y) * kPartKeys;
   const int count = static_cast<int>(min(std::int64_t{kPartKeys}, cache.length - first));
   const std::int64_t begin = cache.begin(head) + first * cache.width();
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  for (int j = static_cast<int>(threadIdx.x) / kWarpSize; j < count; j += kDecodeThreads / kWarpSize) {
+  const int lane = thread % lanes;
+  for (int group = thread / lanes; group < kPartKeys; group += kDecodeThreads / lanes) {
     float sum = 0.0F;
-    for (std::int64_t c = lane; c < cache.head_dim; c += kWarpSize)
-      sum += to_float(q[head * cache.head_dim + c]) * to_float(keys[begin + j * cache.width() + c]);
+    for (std::int64_t c = lane * N; c < cache.head_dim && group < count; c += lanes * N) {
+      float x[N];
+      float y[N];
+      load<N>(q + head * cache.head_dim + c, x);
+      load<N>(keys + begin + group * cache.width() + c, y);
 #pragma unroll
-    for (int mask = kWarpSize / 2; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
-    if (lane == 0) scores[j] = cache.scale * sum;
+      for (int i = 0; i < N; ++i) sum += x[i] * y[i];
+    }
+    for (int mask = lanes / 2; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
+    if (lane == 0) scores[group] = group < count ? cache.scale * sum : -INFINITY;
   }
   __syncthreads();
-  // All threads go over all scores: a few hundred reads of what lies in shared memory for all alike.
-  float maximum = scores[0];
-  for (int j = 1; j < count; ++j) maximum = fmaxf(maximum, scores[j]);
+  // Every thread reads all scores, each of which lies in shared memory for all alike.
+  float maximum = -INFINITY;
+#pragma unroll 8
+  for (int j = 0; j < kPartKeys; ++j) maximum = fmaxf(maximum, scores[j]);
   __syncthreads();
   float sum[1] = {};
-  for (int j = static_cast<int>(threadIdx.x); j < count; j += kDecodeThreads) {
+  for (int j = thread; j < kPartKeys; j += kDecodeThreads) {
     scores[j] = expf(scores[j] - maximum);
     sum[0] += scores[j];
   }
   block_sums(sum, partials);
-  if (threadIdx.x == 0) {
+  if (thread == 0) {
     maxima[part] = maximum;
     sums[part] = sum[0];
   }
-  for (std::int64_t c = threadIdx.x; c < cache.head_dim; c += kDecodeThreads) {
-    float total = 0.0F;
-#pragma unroll 8
-    for (int j = 0; j < count; ++j) total += scores[j] * to_float(values[begin + j * cache.width() + c]);
-    weighted[part * cache.head_dim + c] = total;
+  const int together = kDecodeThreads / columns;
+  for (std::int64_t from = 0; from < cache.head_dim; from += columns * N) {
+    const std::int64_t c = from + thread % columns * N;
+    float total[N] = {};
+    if (c < cache.head_dim)
+#pragma unroll 4
+      for (int j = thread / columns; j < count; j += together) {
+        float x[N];
+        load<N>(values + begin + j * cache.width() + c, x);
+#pragma unroll
+        for (int i = 0; i < N; ++i) total[i] += scores[j] * x[i];
+      }
+    __syncthreads();  // the shares of the columns before have been read
+    store<N>(total, shares[thread]);
+    __syncthreads();
+    if (thread >= columns || c >= cache.head_dim) continue;
+    for (int t = 1; t < together; ++t)
+#pragma unroll
+      for (int i = 0; i < N; ++i) total[i] += shares[t * columns + thread][i];
+    store<N>(total, weighted + part * cache.head_dim + c);
   }
 }
 
@@ -86,6 +110,13 @@ __global__ void merge_kernel(std::int64_t parts, std::int64_t head_dim, const fl
       total += weighted[(first + p) * head_dim + c] * expf(maxima[first + p] - maximum);
     round_to(total / sum, out[blockIdx.x * head_dim + c]);
   }
+}
+
+// The smallest that is not below `count`, nor above `most`.
+int power_of_two(std::int64_t count, int most) {
+  int power = 1;
+  while (power < count && power < most) power *= 2;
+  return power;
 }
 
 }  // namespace
@@ -110,9 +141,13 @@ void attention_decode(const Context& ctx, const AttentionShape& shape, std::int6
                     .head_dim = shape.head_dim,
                     .scale = 1.0F / std::sqrt(static_cast<float>(shape.head_dim))};
   with_float(q.dtype(), [&]<typename T>(T) {
-    launch(part_kernel<T>, Grid(static_cast<unsigned>(heads), static_cast<unsigned>(parts)),
-           Block(kDecodeThreads), 0, queue, cache, q.data<T>(), keys.data<T>(), values.data<T>(), maxima,
-           sums, weighted);
+    with_pack(packable(shape.head_dim, {q.raw(), keys.raw(), values.raw()}), [&]<int N>() {
+      const std::int64_t packs = ceil_div(shape.head_dim, N);
+      launch(part_kernel<N, T>, Grid(static_cast<unsigned>(heads), static_cast<unsigned>(parts)),
+             Block(kDecodeThreads), 0, queue, cache, power_of_two(packs, kWarpSize),
+             power_of_two(packs, kDecodeThreads), q.data<T>(), keys.data<T>(), values.data<T>(), maxima, sums,
+             weighted);
+    });
     launch(merge_kernel<T>, grid_of(heads, 1), Block(kWarpSize * 4), 0, queue, parts, shape.head_dim, maxima,
            sums, weighted, out.data<T>());
   });

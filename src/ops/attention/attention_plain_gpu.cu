@@ -259,9 +259,11 @@ __global__ void softmax_kernel(Held held, std::int64_t rows, float* scores, floa
   maximum = over_warp(maximum, [](float a, float b) { return fmaxf(a, b); });
   float sum = 0.0F;
   for (std::int64_t j = threadIdx.x; j < seen; j += kWarpSize) sum += expf(row[j] - maximum);
-  const float log_sum = maximum + logf(sum_over_warp(sum));
-  for (std::int64_t j = threadIdx.x; j < seen; j += kWarpSize) row[j] = expf(row[j] - log_sum);
-  if (threadIdx.x == 0) lse[held.statistic(r / held.queries) + query] = log_sum;
+  sum = sum_over_warp(sum);
+  // By the sum rather than exp(score - lse): large scores leave lse few bits behind the point.
+  const float inverse = 1.0F / sum;
+  for (std::int64_t j = threadIdx.x; j < seen; j += kWarpSize) row[j] = expf(row[j] - maximum) * inverse;
+  if (threadIdx.x == 0) lse[held.statistic(r / held.queries) + query] = maximum + logf(sum);
 }
 
 // A warp takes a head of a row.

@@ -10,7 +10,7 @@
 //     b(segment, inner, column)
 //     store(row, column, sum)    called outside of the matrix too
 //
-// Bound by FLOPs of f32, of which it reaches some half: tensor cores would round f32 operands.
+// Bound by FLOPs of f32: tensor cores would round f32 operands.
 #pragma once
 
 #include "device/gpu.h"

@@ -20,6 +20,8 @@ constexpr FaultKind kOutsideVocabulary{
 // The most threads of a row. Few rows are then under way at a time, so that the second reading of them finds
 // them in the cache.
 constexpr int kRowThreads = 1024;
+// Blocks of a multiprocessor: while one waits at a barrier, another reads.
+constexpr int kRowBlocks = 2;
 // Chunks of whole tiles of the products' rows.
 constexpr std::int64_t kRowMultiple = 128;
 
@@ -60,7 +62,8 @@ __device__ float block_maximum(float value, float* partials) {
   return value;
 }
 
-// For all threads of the block.
+// For all threads of the block. The fast exponential errs by some |x| units in exp(x), which makes up for it
+// by being small: of a sum that is at least 1 the error is a fraction of a unit.
 template <int N>
 __device__ Statistics statistics_of(const Chunk& chunk, std::int64_t row) {
   __shared__ float maxima[kRowThreads / kWarpSize];
@@ -86,7 +89,7 @@ __device__ Statistics statistics_of(const Chunk& chunk, std::int64_t row) {
     }
 #pragma unroll
     for (int i = 0; i < N; ++i)
-      if (c + i < chunk.vocabulary) sum[0] += expf(x[i] - maximum);
+      if (c + i < chunk.vocabulary) sum[0] += __expf(x[i] - maximum);
   }
   const float highest = block_maximum(maximum, maxima);
   if (sum[0] != 0.0F) sum[0] *= expf(maximum - highest);
@@ -109,7 +112,7 @@ __device__ void row_gradient(const Chunk& chunk, std::int64_t row, const Statist
     load<N>(logits + c, x);
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      x[i] = ignored || c + i >= chunk.vocabulary ? 0.0F : expf(x[i] - s.maximum) * factor;
+      x[i] = ignored || c + i >= chunk.vocabulary ? 0.0F : __expf(x[i] - s.maximum) * factor;
       // Subtracting 1 before the rounding to T keeps what is left of a probability near 1.
       if (!ignored && c + i == target) x[i] = (expf(s.at_target - s.maximum) / s.sum - 1.0F) * scale;
     }
@@ -132,14 +135,14 @@ __device__ void check_target(const Chunk& chunk, const FaultReport& outside) {
 }
 
 template <int N, typename T>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, kRowBlocks)
     whole_kernel(Chunk chunk, float scale, float* losses, T* dlogits, FaultReport outside) {
   check_target(chunk, outside);
   finish_row<N>(chunk, statistics_of<N>(chunk, blockIdx.x), scale, losses, dlogits);
 }
 
 template <int N>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, kRowBlocks)
     statistics_kernel(Chunk chunk, Statistics* of_row, FaultReport outside) {
   check_target(chunk, outside);
   const Statistics s = statistics_of<N>(chunk, blockIdx.x);
@@ -147,7 +150,7 @@ __global__ void __launch_bounds__(kRowThreads)
 }
 
 template <int N, typename T>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, kRowBlocks)
     finish_kernel(Chunk chunk, const Statistics* of_row, float scale, float* losses, T* dlogits) {
   finish_row<N>(chunk, of_row[blockIdx.x], scale, losses, dlogits);
 }
@@ -158,6 +161,9 @@ __global__ void merge_kernel(const Statistics* parts, std::int64_t slices, std::
   if (r >= rows) return;
   Statistics all{-INFINITY, 0.0F, 0.0F};
   for (std::int64_t i = 0; i < slices; ++i) all.maximum = fmaxf(all.maximum, parts[i * rows + r].maximum);
+    // Not unrolled: there nvcc 13.0 moves the load of the maximum behind the condition and takes the sum
+    // instead.
+#pragma unroll 1
   for (std::int64_t i = 0; i < slices; ++i) {
     const Statistics s = parts[i * rows + r];
     if (s.sum != 0.0F) all.sum += s.sum * expf(s.maximum - all.maximum);
