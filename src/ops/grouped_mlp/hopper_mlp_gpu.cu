@@ -77,16 +77,13 @@ CUtensorMap matrix_map(const Tensor& matrix) { return tensor_map(matrix, kBlockR
 CUtensorMap weights_map(const Tensor& weights, int box_rows) { return tensor_map(weights, box_rows); }
 
 PairRows pair_rows(const RowPair& pair, const Tensor& index) {
-  return {static_cast<const char*>(pair.local.raw()),
-          pair.remote.defined() ? static_cast<const char*>(pair.remote.raw()) : nullptr,
-          index.defined() ? index.data<std::int32_t>() : nullptr, static_cast<int>(pair.local.dim(0)),
-          static_cast<int>(pair.local.dim(1))};
-}
-
-OutputPair output_pair(const RowPair& pair, const Tensor& index) {
-  return {pair.local.data<bf16>(), pair.remote.defined() ? pair.remote.data<bf16>() : nullptr,
-          index.defined() ? index.data<std::int32_t>() : nullptr, static_cast<int>(pair.local.dim(0)),
-          static_cast<int>(pair.local.dim(1))};
+  const std::int64_t row_bytes = pair.local.dim(1) * static_cast<std::int64_t>(sizeof(bf16));
+  const std::int64_t local_rows = pair.local.dim(0);
+  char* const remote = pair.remote.defined() ? static_cast<char*>(pair.remote.raw()) : nullptr;
+  return {static_cast<char*>(pair.local.raw()),
+          reinterpret_cast<char*>(reinterpret_cast<std::intptr_t>(remote) - local_rows * row_bytes),
+          index.defined() ? index.data<std::int32_t>() : nullptr, static_cast<int>(local_rows),
+          static_cast<int>(row_bytes)};
 }
 
 Experts experts_of(std::span<const std::int64_t> per_expert) {
@@ -113,9 +110,6 @@ __global__ void sum_parts_kernel(const float* parts, int count, std::int64_t row
   sums[r] = sum;
 }
 
-// Tiles of 256 columns read shared memory less for the same products; those of 128 leave fewer columns idle.
-bool wide_tiles(std::int64_t columns) { return columns % WideTile::kColumns == 0; }
-
 }  // namespace
 
 }  // namespace hopper
@@ -137,8 +131,8 @@ void hopper_mlp_forward(const Context& ctx, Activation activation, const ExpertR
   const std::int64_t ffn = w2.dim(2);
   Tensor a;
   if (y.local.defined()) a = ctx.workspace.tensor(DType::bf16, {total, ffn});
-  up_product(ctx, activation, wide_tiles(w1.dim(1)), experts, {x, rows.source}, w1, rows.weights, h, a);
-  if (a.defined()) down_product(ctx, wide_tiles(w2.dim(1)), experts, a, w2, y, rows.destination);
+  up_product(ctx, activation, experts, {x, rows.source}, w1, rows.weights, h, a);
+  if (a.defined()) down_product(ctx, experts, a, w2, y, rows.destination);
 }
 
 void hopper_mlp_backward(const Context& ctx, Activation activation, const ExpertRows& rows, const RowPair& dy,
@@ -154,18 +148,16 @@ void hopper_mlp_backward(const Context& ctx, Activation activation, const Expert
   const Tensor dh = ctx.workspace.tensor(DType::bf16, h.shape());
   const Tensor a = ctx.workspace.tensor(DType::bf16, {total, ffn});
   const IndexedRows dy_rows{dy, rows.source};
-  const bool wide = wide_tiles(ffn);
-  const std::int64_t parts = ceil_div(ffn, wide ? WideTile::kColumns : TallTile::kColumns);
+  const std::int64_t parts = ceil_div(ffn, hopper::kColumns);
   Tensor partial_sums;
   if (dweights.defined()) partial_sums = ctx.workspace.tensor(DType::f32, {parts, total});
-  activation_gradient_product(ctx, activation, wide, experts, dy_rows, w2, rows.weights, h, dh, a,
-                              partial_sums);
+  activation_gradient_product(ctx, activation, experts, dy_rows, w2, rows.weights, h, dh, a, partial_sums);
   if (dweights.defined())
     launch(sum_parts_kernel, grid_of(total, kBlockThreads), Block(kBlockThreads), 0, stream(ctx.device()),
            partial_sums.data<float>(), static_cast<int>(parts), total, dweights.data<float>());
-  input_gradient_product(ctx, wide_tiles(hidden), experts, dh, w1, dx, rows.destination);
-  up_weights_product(ctx, wide_tiles(hidden), experts, dh, {x, rows.source}, dw1);
-  down_weights_product(ctx, wide_tiles(ffn), experts, dy_rows, a, dw2);
+  input_gradient_product(ctx, experts, dh, w1, dx, rows.destination);
+  up_weights_product(ctx, experts, dh, {x, rows.source}, dw1);
+  down_weights_product(ctx, experts, dy_rows, a, dw2);
 }
 
 }  // namespace xmoe::gpu

@@ -17,65 +17,60 @@ struct Operands {
 
 __device__ inline int lane_index() { return static_cast<int>(threadIdx.x) % kWarpSize; }
 
-template <typename Shape>
-__device__ inline void release(const Ring<Shape>& ring, int stage) {
+__device__ inline void release(const Ring& ring, int stage) {
   if (lane_index() == 0) barrier_arrive(ring.empty(stage));
 }
 
-// Of kActive blocks of 64 rows; without any the stages are passed on. One stage's products stay under way
-// while the next one's are issued; a stage is given back when they are complete.
-template <int kActive, typename Shape, typename Operands>
-__device__ inline void sum_blocks(float (&sums)[Shape::kBlocks][Shape::kSums], Ring<Shape>& ring, int stages,
-                                  int consumer) {
+// A consumer's 64 rows of a tile over all stages, of its columns the first kWidth. One stage's products stay
+// under way while the next one's are issued; a stage is given back when they are complete.
+template <int kWidth, typename Operands>
+__device__ inline void sum_stages(float (&sums)[kSums], Ring& ring, int stages, int consumer) {
+  auto& used = reinterpret_cast<float(&)[kWidth / 2]>(sums);
   int previous = 0;
   for (int s = 0; s < stages; ++s) {
     ring.wait_full();
-    if constexpr (kActive > 0) {
-      if constexpr (Operands::kCopied) shared_proxy_fence();
-      const std::uint32_t left = ring.address() + consumer * kBlockBytes;
-      const std::uint32_t right = ring.address() + Shape::kLeftBytes;
-      products_begin();
+    if constexpr (Operands::kCopied) shared_proxy_fence();
+    const std::uint32_t left = ring.address() + consumer * kBlockBytes;
+    const std::uint32_t right = ring.address() + kLeftBytes;
+    products_begin();
 #pragma unroll
-      for (int t = 0; t < kDepth / kTerms; ++t) {
-        const std::uint64_t b = operand(right + t * Operands::kRightStep, kBlockBytes);
-#pragma unroll
-        for (int i = 0; i < kActive; ++i)
-          multiply<Operands::kLeft, Operands::kRight>(
-              sums[i], operand(left + i * kConsumers * kBlockBytes + t * Operands::kLeftStep, kBlockBytes), b,
-              s > 0 || t > 0);
-      }
-      products_commit();
-      products_wait<1>();
-      if (s > 0) release(ring, previous);
-    } else {
-      release(ring, ring.stage());
-    }
+    for (int t = 0; t < kDepth / kTerms; ++t)
+      multiply<Operands::kLeft, Operands::kRight>(used, operand(left + t * Operands::kLeftStep, kBlockBytes),
+                                                  operand(right + t * Operands::kRightStep, kBlockBytes),
+                                                  s > 0 || t > 0);
+    products_commit();
+    products_wait<1>();
+    if (s > 0) release(ring, previous);
     previous = ring.stage();
     ring.advance();
   }
-  if constexpr (kActive > 0) {
-    products_wait<0>();
-#pragma unroll
-    for (int i = 0; i < kActive; ++i) sums_are_complete(sums[i]);
-    release(ring, previous);
+  products_wait<0>();
+  sums_are_complete(used);
+  release(ring, previous);
+}
+
+// `rows` and `columns`: how many of the tile's there are. A consumer without rows passes its stages on, so
+// that the other has the tensor cores to itself; half a tile's columns take half the time.
+template <typename Operands>
+__device__ inline void sum_tile(float (&sums)[kSums], int rows, int columns, Ring& ring, int stages,
+                                int consumer) {
+  if (rows <= consumer * kBlockRows) {
+    for (int s = 0; s < stages; ++s) {
+      ring.wait_full();
+      release(ring, ring.stage());
+      ring.advance();
+    }
+  } else if (columns <= kColumns / 2) {
+    sum_stages<kColumns / 2, Operands>(sums, ring, stages, consumer);
+  } else {
+    sum_stages<kColumns, Operands>(sums, ring, stages, consumer);
   }
 }
 
-template <typename Shape, typename Operands>
-__device__ inline void sum_tile(float (&sums)[Shape::kBlocks][Shape::kSums], int active, Ring<Shape>& ring,
-                                int stages, int consumer) {
-  static_assert(Shape::kBlocks <= 2);
-  if (active == 0)
-    sum_blocks<0, Shape, Operands>(sums, ring, stages, consumer);
-  else if (active == 1)
-    sum_blocks<1, Shape, Operands>(sums, ring, stages, consumer);
-  else
-    sum_blocks<Shape::kBlocks, Shape, Operands>(sums, ring, stages, consumer);
-}
-
-// Blocks of 64 rows that this consumer has of a tile with `rows` rows.
-__device__ inline int active_blocks(int rows, int consumer) {
-  return (rows / kBlockRows + (rows % kBlockRows != 0) + kConsumers - 1 - consumer) / kConsumers;
+// Puts the second consumer as far behind the first as the ring allows, before its first tile: then one
+// multiplies while the other is busy with its results.
+__device__ inline void fall_behind(const Ring& ring, int consumer, int stages) {
+  if (consumer == 1) barrier_wait(ring.full(min(stages, kStages) - 1), 0);
 }
 
 }  // namespace xmoe::gpu::hopper

@@ -1,5 +1,4 @@
 // The six grouped products of the experts on Hopper, one launch each; hopper_mlp_gpu.cu makes the op of them.
-// `wide` chooses tiles of 128 rows by 256 columns, else they are 256 by 128.
 #pragma once
 
 #include "ops/gpu_rows.h"
@@ -7,9 +6,6 @@
 #include "ops/grouped_mlp/hopper_tiles_gpu.h"
 
 namespace xmoe::gpu::hopper {
-
-using WideTile = TileShape<1, 256>;
-using TallTile = TileShape<2, 128>;
 
 // Rows of a pair by index; without one those of `local` in order.
 struct IndexedRows {
@@ -22,27 +18,25 @@ struct IndexedRows {
 CUtensorMap matrix_map(const Tensor& matrix);                  // [M, N]: boxes of 64 x 64
 CUtensorMap weights_map(const Tensor& weights, int box_rows);  // [E, M, N]: boxes of box_rows x 64
 PairRows pair_rows(const RowPair& pair, const Tensor& index);
-OutputPair output_pair(const RowPair& pair, const Tensor& index);
 Experts experts_of(std::span<const std::int64_t> per_expert);
 Grid persistent_grid(const Device& device, std::int64_t tiles);
 
 // --- The products. h, a: [R, I'] and [R, I] in order; without `a` h alone is formed.
 
-void up_product(const Context& ctx, Activation activation, bool wide, const Experts& experts,
-                const IndexedRows& x, const Tensor& w1, const Tensor& weights, const Tensor& h,
-                const Tensor& a);
-void down_product(const Context& ctx, bool wide, const Experts& experts, const Tensor& a, const Tensor& w2,
+void up_product(const Context& ctx, Activation activation, const Experts& experts, const IndexedRows& x,
+                const Tensor& w1, const Tensor& weights, const Tensor& h, const Tensor& a);
+void down_product(const Context& ctx, const Experts& experts, const Tensor& a, const Tensor& w2,
                   const RowPair& y, const Tensor& destination);
 // partial_sums: [column blocks, R], in each the part of dweights that its columns add
-void activation_gradient_product(const Context& ctx, Activation activation, bool wide, const Experts& experts,
+void activation_gradient_product(const Context& ctx, Activation activation, const Experts& experts,
                                  const IndexedRows& dy, const Tensor& w2, const Tensor& weights,
                                  const Tensor& h, const Tensor& dh, const Tensor& a,
                                  const Tensor& partial_sums);
-void input_gradient_product(const Context& ctx, bool wide, const Experts& experts, const Tensor& dh,
-                            const Tensor& w1, const RowPair& dx, const Tensor& destination);
-void up_weights_product(const Context& ctx, bool wide, const Experts& experts, const Tensor& dh,
-                        const IndexedRows& x, const Tensor& dw1);
-void down_weights_product(const Context& ctx, bool wide, const Experts& experts, const IndexedRows& dy,
-                          const Tensor& a, const Tensor& dw2);
+void input_gradient_product(const Context& ctx, const Experts& experts, const Tensor& dh, const Tensor& w1,
+                            const RowPair& dx, const Tensor& destination);
+void up_weights_product(const Context& ctx, const Experts& experts, const Tensor& dh, const IndexedRows& x,
+                        const Tensor& dw1);
+void down_weights_product(const Context& ctx, const Experts& experts, const IndexedRows& dy, const Tensor& a,
+                          const Tensor& dw2);
 
 }  // namespace xmoe::gpu::hopper

@@ -67,6 +67,16 @@ __device__ inline void copy_box(std::uint32_t to, const CUtensorMap* map, int x,
       : "memory");
 }
 
+// Into the L2 cache, ahead of need: a box, and bytes in a row.
+__device__ inline void prefetch_box(const CUtensorMap* map, int x, int y) {
+  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(map), "r"(x), "r"(y)
+               : "memory");
+}
+
+__device__ inline void prefetch_bytes(const void* from, int bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
+
 // 16 bytes by this thread, of which those beyond `bytes` are zero.
 __device__ inline void copy_16(std::uint32_t to, const void* from, int bytes = 16) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes)
@@ -115,6 +125,10 @@ __device__ inline std::uint32_t load_shared_4(std::uint32_t address) {
   std::uint32_t v;
   asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
   return v;
+}
+
+__device__ inline void store_shared_4(std::uint32_t address, std::uint32_t v) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(v) : "memory");
 }
 
 // Adds without reading back. Each element has one writer in a launch, so that its bits do not depend on
