@@ -6,7 +6,7 @@ CUDA := build-cuda
 JOBS ?= $(shell nproc)
 CMAKE_FLAGS ?=
 # Ops that have kernels.
-GPU_BENCHMARKS := adamw elementwise embedding gather gemm norm reduce rope routing
+GPU_BENCHMARKS := adamw attention cross_entropy elementwise embedding gather gemm norm reduce rope routing
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo test bench bench-cluster sanitize cuda test-cuda bench-cuda lint clean
@@ -55,7 +55,7 @@ cuda:  ## build build-cuda/xmoe, which runs on NVIDIA GPUs too (needs the CUDA t
 
 test-cuda: cuda  ## run the tests that use a GPU; fails where there is none
 	cmake --build $(CUDA) --target unit_tests -j $(JOBS)
-	XMOE_REQUIRE_GPU=1 tools/run_tests.sh $(CUDA) -L unit -R '/gpu$$' --no-tests=error
+	XMOE_REQUIRE_GPU=1 tools/run_tests.sh $(CUDA) -L unit -R '[/_]gpu$$' --no-tests=error
 
 bench-cuda: cuda  ## measure the kernels against copies within the GPU and the vendor's products; writes build-cuda/bench.json
 	cmake --build $(CUDA) --target xmoe_bench -j $(JOBS)

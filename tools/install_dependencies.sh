@@ -13,6 +13,7 @@ parts=("$@")
 packages=()
 programs=()
 headers=()
+cudnn_frontend=0
 for part in "${parts[@]}"; do
   case "$part" in
     build)
@@ -20,10 +21,11 @@ for part in "${parts[@]}"; do
                  nlohmann-json3-dev libfmt-dev libpcre2-dev libxxhash-dev)
       programs+=(g++ cmake ninja pkg-config mpicc mpirun)
       headers+=(oneapi/dnnl/dnnl.hpp CLI/CLI.hpp nlohmann/json.hpp fmt/core.h pcre2.h xxhash.h) ;;
-    cuda)  # oneDNN is for the CPU; the toolkit is the vendor's, and CMake looks for it
+    cuda)  # oneDNN is for the CPU; the toolkit and cuDNN are the vendor's, and CMake looks for them
+      cudnn_frontend=1
       packages+=(make g++ cmake ninja-build pkg-config ccache libopenmpi-dev openmpi-bin libcli11-dev
-                 nlohmann-json3-dev libfmt-dev libpcre2-dev libxxhash-dev)
-      programs+=(g++ cmake ninja pkg-config mpicc mpirun nvcc)
+                 nlohmann-json3-dev libfmt-dev libpcre2-dev libxxhash-dev python3-pip)
+      programs+=(g++ cmake ninja pkg-config mpicc mpirun nvcc python3)
       headers+=(CLI/CLI.hpp nlohmann/json.hpp fmt/core.h pcre2.h xxhash.h) ;;
     test)
       packages+=(libgtest-dev)
@@ -92,8 +94,36 @@ look_for() {
   exit 1
 }
 
+# cuDNN's interface for C++, headers only. No distribution has it; the vendor puts it on PyPI, in a package for
+# Python of which only the headers are kept. They go into a folder of the checkout that git ignores.
+fetch_cudnn_frontend() {
+  local version=1.32.0 folder
+  folder="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/build-dependencies/cudnn-frontend"
+  [ "$(cat "$folder/version" 2>/dev/null)" != "$version" ] || return 0
+  echo "Fetching the headers of cudnn-frontend $version"
+  local scratch machine
+  scratch=$(mktemp -d)
+  trap 'rm -rf "$scratch"' RETURN
+  machine=$(uname -m)
+  if ! python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+    --implementation cp --python-version 3.11 --platform "manylinux_2_27_$machine" \
+    --platform "manylinux_2_28_$machine" --dest "$scratch" "nvidia-cudnn-frontend==$version"
+  then
+    echo "install_dependencies: cudnn-frontend could not be fetched from PyPI. Without it, put its folder include" >&2
+    echo "anywhere and build with -DCUDNN_FRONTEND_INCLUDE_DIR=..., or with -DXMOE_CUDNN=OFF (slower attention):" >&2
+    echo "make cuda CMAKE_FLAGS=-DXMOE_CUDNN=OFF takes either" >&2
+    return 0  # CMake ends with the same advice where it lacks the headers
+  fi
+  python3 -m zipfile -e "$scratch"/nvidia_cudnn_frontend-*.whl "$scratch/wheel"
+  rm -rf "$folder"
+  mkdir -p "$folder"
+  mv "$scratch/wheel/include" "$folder/include"
+  echo "$version" >"$folder/version"
+}
+
 if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then
   install_with_apt
 else
   look_for
 fi
+if [ "$cudnn_frontend" -eq 1 ]; then fetch_cudnn_frontend; fi

@@ -40,7 +40,7 @@ class Exchange {
                                  config.min_capacity);
     }
     dispatcher_ = make_dispatcher(mesh_.ep(), mesh_.ep_node(), config);
-    pft_ = build_pft(data_, options_.experts, routing_.top_experts, routing_.top_weights, capacity);
+    pft_ = build_pft({data_}, data_, options_.experts, routing_.top_experts, routing_.top_weights, capacity);
     for (int i = 0; i < 2; ++i) seconds(/*backward=*/true);  // memory is touched, arenas have their size
   }
 

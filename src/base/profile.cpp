@@ -17,9 +17,18 @@ struct Open {
 };
 
 bool on = false;
+std::function<void()> finish_work;
 std::atomic<std::int64_t> layer{-1};
 std::vector<Open> stack;
 std::vector<Seconds> totals;
+
+// Errors of queued work come up where it is waited for otherwise.
+void finish_queued() noexcept {
+  try {
+    if (finish_work) finish_work();
+  } catch (...) {  // NOLINT(bugprone-empty-catch)
+  }
+}
 
 bool recording = false;
 Clock::time_point origin;  // of the events
@@ -51,6 +60,7 @@ void count(const Open& open, Clock::time_point until) {
 // What goes on belongs to the layer that it went on in.
 void enter_layer(std::int64_t index) {
   if (on && !stack.empty()) {
+    finish_queued();
     const auto now = Clock::now();
     count(stack.back(), now);
     stack.back().since = now;
@@ -76,8 +86,11 @@ void enable(bool value) {
 
 bool enabled() { return on; }
 
+void finish_with(std::function<void()> finish) { finish_work = std::move(finish); }
+
 Scope::Scope(Activity activity) : active_(on) {
   if (!active_) return;
+  finish_queued();
   const auto now = Clock::now();
   if (!stack.empty()) count(stack.back(), now);
   stack.push_back({activity, now, now});
@@ -85,6 +98,7 @@ Scope::Scope(Activity activity) : active_(on) {
 
 Scope::~Scope() {
   if (!active_ || stack.empty()) return;
+  finish_queued();
   const auto now = Clock::now();
   count(stack.back(), now);
   if (recording) keep(stack.back(), now);

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -34,6 +35,9 @@ std::string_view name_of(Activity activity);
 
 void enable(bool on);
 bool enabled();
+// Where work is queued on a device, `finish` waits for it. While enabled it is called when scopes begin and
+// end, so that time goes to what the work was for.
+void finish_with(std::function<void()> finish);
 
 class Scope {
  public:

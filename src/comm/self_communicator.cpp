@@ -1,6 +1,4 @@
 // The group of one rank: every collective is a copy or nothing.
-#include <cstring>
-
 #include "comm/communicator.h"
 #include "comm/contract.h"
 
@@ -9,7 +7,7 @@ namespace xmoe {
 namespace {
 
 void copy(const Tensor& from, const Tensor& to) {
-  if (from.bytes() > 0 && from.raw() != to.raw()) std::memcpy(to.raw(), from.raw(), from.bytes());
+  if (from.raw() != to.raw()) device_copy(from.device(), from.raw(), to.device(), to.raw(), from.bytes());
 }
 
 class Finished final : public Transfer {

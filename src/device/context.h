@@ -12,6 +12,13 @@ struct Context {
   Arena& workspace;  // an op opens an ArenaScope on it; its device is the op's device
 
   const Device& device() const { return workspace.device(); }
+  // The tensor where this context runs: itself, or a copy in the workspace.
+  Tensor here(const Tensor& tensor) const {
+    if (!tensor.defined() || tensor.device() == device()) return tensor;
+    const Tensor copy = workspace.tensor(tensor.dtype(), tensor.shape());
+    copy_across(tensor, copy);
+    return copy;
+  }
 };
 
 }  // namespace xmoe

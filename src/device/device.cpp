@@ -33,6 +33,11 @@ std::string why_unusable(const Device& device) {
   return "this binary was built without GPU support: build it with make cuda, or run with --device cpu";
 }
 
+int gpu_count() {
+  if constexpr (kGpuBuilt) return gpu::facts(0).gpus;
+  return 0;
+}
+
 void* device_allocate(const Device& device, std::size_t bytes, std::string_view purpose) {
   if (device.is_cpu()) return host_allocate(bytes, purpose);
   if constexpr (kGpuBuilt) return gpu::allocate(device, bytes, purpose);

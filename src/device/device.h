@@ -3,7 +3,7 @@
 //
 // A GPU has one stream: ops, fills and copies within it are queued there and run in order, so that what one
 // op writes the next may read, and workspace that was given back may be handed out again at once. The host
-// waits for a GPU only in copies between the two and in synchronize().
+// waits for a GPU only in copies from it and in synchronize().
 #pragma once
 
 #include <cstddef>
@@ -32,6 +32,8 @@ struct Device {
 
 std::string name_of(const Device& device);  // "cpu", "gpu:0"
 
+int gpu_count();  // that this binary can see on this machine; 0 without the GPU's half
+
 // Why this binary cannot use the device on this machine, for the user; empty when it can.
 std::string why_unusable(const Device& device);
 
@@ -41,7 +43,8 @@ void* device_allocate(const Device& device, std::size_t bytes, std::string_view 
 void device_free(const Device& device, void* data) noexcept;
 
 void device_fill(const Device& device, void* data, int byte, std::size_t bytes);
-// Between any two devices. Where one is the host, the copy is complete on return.
+// Between any two devices, behind what was queued there. To the host the copy is complete on return; from the
+// host `from` may be overwritten on return, and the host waits for nothing.
 void device_copy(const Device& from_device, const void* from, const Device& to_device, void* to,
                  std::size_t bytes);
 

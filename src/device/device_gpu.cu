@@ -2,9 +2,11 @@
 
 #include <map>
 #include <mutex>
+#include <utility>
 
 #include "base/error.h"
 #include "device/gpu.h"
+#include "device/upload_gpu.h"
 
 namespace xmoe::gpu {
 
@@ -13,6 +15,7 @@ namespace {
 struct State {
   Stream stream = nullptr;
   Fault* fault = nullptr;
+  Uploads uploads;
 };
 
 void require_usable(int index) {
@@ -38,7 +41,7 @@ State& state(int index) {
         "allocating pinned memory");
   made.fault = static_cast<Fault*>(slot);
   *made.fault = {};
-  return states.emplace(index, made).first->second;
+  return states.emplace(index, std::move(made)).first->second;
 }
 
 // Throws the fault that kernels have left, once.
@@ -138,11 +141,14 @@ void fill(const Device& device, void* data, int byte, std::size_t bytes) {
 }
 
 void copy(const Device& from_device, const void* from, const Device& to_device, void* to, std::size_t bytes) {
-  const bool on_one = from_device == to_device;
-  const Device& queue = from_device.is_cpu() ? to_device : from_device;
-  check(XMOE_GPU_NAME(MemcpyAsync)(to, from, bytes, XMOE_GPU_NAME(MemcpyDefault), stream(queue)),
+  if (from_device.is_cpu()) {
+    State& s = state(to_device.index);
+    s.uploads.queue(from, to, bytes, s.stream);
+    return;
+  }
+  check(XMOE_GPU_NAME(MemcpyAsync)(to, from, bytes, XMOE_GPU_NAME(MemcpyDefault), stream(from_device)),
         "copying memory");
-  if (!on_one) gpu::synchronize(queue);
+  if (from_device != to_device) gpu::synchronize(from_device);
 }
 
 void synchronize(const Device& device) {

@@ -24,6 +24,7 @@ namespace xmoe::gpu {
 
 using Status = XMOE_GPU_NAME(Error_t);
 using Stream = XMOE_GPU_NAME(Stream_t);
+using Event = XMOE_GPU_NAME(Event_t);
 using Grid = dim3;
 using Block = dim3;
 
@@ -103,6 +104,15 @@ __device__ T shuffle_xor(T value, int lane_mask) {
   return __shfl_xor(value, lane_mask);
 #else
   return __shfl_xor_sync(0xffffffffU, value, lane_mask);
+#endif
+}
+
+// A bit for each lane of the warp whose predicate holds; all its lanes call it together.
+__device__ inline unsigned long long ballot(bool predicate) {
+#if defined(__HIP_PLATFORM_AMD__)
+  return __ballot(predicate);
+#else
+  return __ballot_sync(0xffffffffU, predicate);
 #endif
 }
 

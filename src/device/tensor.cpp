@@ -69,4 +69,10 @@ void check_device(const Device& expected, std::initializer_list<Tensor> tensors)
                to_string(t.shape()), name_of(t.device()), name_of(expected));
 }
 
+void copy_across(const Tensor& from, const Tensor& to) {
+  check_shape(to, from.shape(), "the copy");
+  check_dtype(to, from.dtype(), "the copy");
+  device_copy(from.device(), from.raw(), to.device(), to.raw(), from.bytes());
+}
+
 }  // namespace xmoe

@@ -74,4 +74,7 @@ void check_shape(const Tensor& tensor, const Shape& expected, const char* name);
 void check_dtype(const Tensor& tensor, DType expected, const char* name);
 void check_device(const Device& expected, std::initializer_list<Tensor> tensors);  // undefined ones pass
 
+// Of one dtype and shape, between any two devices; waits as device_copy does.
+void copy_across(const Tensor& from, const Tensor& to);
+
 }  // namespace xmoe

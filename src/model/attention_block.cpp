@@ -1,7 +1,5 @@
 #include "model/attention_block.h"
 
-#include <cstring>
-
 #include "base/profile.h"
 #include "comm/row_shards.h"
 #include "ops/gemm/gemm.h"
@@ -75,12 +73,9 @@ void AttentionBlock::decode(const Context& ctx, const AttentionShape& shape, con
   gemm(ctx, x, qkv_.value, qkv, kTimesTransposed);
   rotate(ctx, RopeDirection::forward, shape, qkv, rope_table.slice(position, position + 1));
   const Tensor q = ctx.workspace.tensor(x.dtype(), {shape.batch, query_width});
-  const std::size_t element = size_of(x.dtype());
   const auto copy_columns = [&](std::int64_t b, std::int64_t from, std::int64_t columns, void* to) {
-    std::memcpy(to,
-                static_cast<const std::byte*>(qkv.raw()) +
-                    static_cast<std::size_t>(b * shape.qkv_width() + from) * element,
-                static_cast<std::size_t>(columns) * element);
+    const Tensor part = qkv[b].slice(from, from + columns);
+    device_copy(ctx.device(), part.raw(), ctx.device(), to, part.bytes());
   };
   for (std::int64_t b = 0; b < shape.batch; ++b) {
     copy_columns(b, 0, query_width, q.slice(b, b + 1).raw());

@@ -52,6 +52,7 @@ void ParameterSet::lay_out(const Mesh& mesh) {
 }
 
 void ParameterSet::allocate(Arena& values, Arena* gradients, const Mesh& mesh, std::uint64_t seed) {
+  device_ = values.device();
   parameters_.resize(specs_.size());
   lay_out(mesh);
   for (auto& g : groups_) {
@@ -86,19 +87,32 @@ void ParameterSet::allocate(Arena& values, Arena* gradients, const Mesh& mesh, s
 void ParameterSet::initialise(const ParameterSpec& spec, const Parameter& parameter,
                               std::uint64_t seed) const {
   const Rng rng(seed, spec.name);
+  const Tensor flat = parameter.value.reshape({parameter.value.numel()});
+  // What lies on a device is computed on the host, piece by piece.
+  const bool on_host = flat.device().is_cpu();
+  constexpr std::int64_t kPiece = std::int64_t{1} << 22;
+  const std::int64_t piece = on_host ? flat.numel() : std::min(kPiece, flat.numel());
+  Arena staging({}, MemoryTag::workspace);
   with_float(spec.dtype, [&]<typename T>(T) {
-    T* out = parameter.value.data<T>();
-    constexpr std::int64_t kGrain = 4096;  // elements worth a thread
-    parallel_for(parameter.value.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) {
-        if (spec.init_std == 0.0) {
-          out[i] = static_cast<T>(spec.init_value);
-          continue;
+    for (std::int64_t first = 0; first < flat.numel(); first += piece) {
+      const Tensor there = flat.slice(first, std::min(first + piece, flat.numel()));
+      const ArenaScope scope(staging);
+      const Tensor here = on_host ? there : staging.tensor(spec.dtype, there.shape());
+      T* out = here.data<T>();
+      constexpr std::int64_t kGrain = 4096;  // elements worth a thread
+      parallel_for(here.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) {
+          if (spec.init_std == 0.0) {
+            out[i] = static_cast<T>(spec.init_value);
+            continue;
+          }
+          const auto index =
+              static_cast<std::uint64_t>(spec.sharding.global_index(spec.global_shape, first + i));
+          out[i] = static_cast<T>(static_cast<float>(spec.init_std * rng.normal(index)));
         }
-        const auto index = static_cast<std::uint64_t>(spec.sharding.global_index(spec.global_shape, i));
-        out[i] = static_cast<T>(static_cast<float>(spec.init_std * rng.normal(index)));
-      }
-    });
+      });
+      if (!on_host) copy_across(here, there);
+    }
   });
 }
 

@@ -52,6 +52,7 @@ class ParameterSet {
   Weight weight(std::size_t index) const { return {parameters_[index].value, parameters_[index].grad}; }
   // In an order that is the same on all ranks; groups without parameters are left out.
   std::span<const ParameterGroup> groups() const { return groups_; }
+  const Device& device() const { return device_; }  // where they were allocated
 
  private:
   void lay_out(const Mesh& mesh);
@@ -60,6 +61,7 @@ class ParameterSet {
   std::vector<ParameterSpec> specs_;
   std::vector<Parameter> parameters_;
   std::vector<ParameterGroup> groups_;
+  Device device_;
 };
 
 }  // namespace xmoe

@@ -1,6 +1,6 @@
 #include "model/token_projections.h"
 
-#include <algorithm>
+#include <vector>
 
 #include "base/profile.h"
 #include "comm/row_shards.h"
@@ -10,9 +10,8 @@
 namespace xmoe {
 
 Tensor TokenProjections::own_ids(const Context& ctx, const Tensor& tokens) const {
-  const Tensor ids = ctx.workspace.tensor(DType::i32, tokens.shape());
+  std::vector<std::int32_t> id(static_cast<std::size_t>(tokens.dim(0)));
   const auto* token = tokens.data<std::int32_t>();
-  auto* id = ids.data<std::int32_t>();
   for (std::int64_t t = 0; t < tokens.dim(0); ++t) {
     if (token[t] < 0 || token[t] >= words())
       fail(
@@ -20,8 +19,10 @@ Tensor TokenProjections::own_ids(const Context& ctx, const Tensor& tokens) const
           "the tokenizer of this model?",
           token[t], t, words());
     const std::int64_t row = token[t] - first_word();
-    id[t] = 0 <= row && row < own_words() ? static_cast<std::int32_t>(row) : -1;
+    id[static_cast<std::size_t>(t)] = 0 <= row && row < own_words() ? static_cast<std::int32_t>(row) : -1;
   }
+  const Tensor ids = ctx.workspace.tensor(DType::i32, tokens.shape());
+  copy_across(Tensor(id.data(), DType::i32, tokens.shape()), ids);
   return ids;
 }
 
@@ -90,8 +91,8 @@ void TokenProjections::logits_whole(const Context& ctx, const Tensor& x, const T
   // [G, rows, V / G] -> [rows, G, V / G]
   for (std::int64_t g = 0; g < tp_.size(); ++g)
     for (std::int64_t r = 0; r < rows; ++r)
-      std::copy_n(parts.data<float>() + (g * rows + r) * own_words(), own_words(),
-                  out.data<float>() + r * words() + g * own_words());
+      device_copy(parts.device(), parts[g * rows + r].raw(), out.device(),
+                  out[r].slice(g * own_words(), (g + 1) * own_words()).raw(), parts[g * rows + r].bytes());
 }
 
 }  // namespace xmoe

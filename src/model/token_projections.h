@@ -20,7 +20,7 @@ class TokenProjections {
                    Communicator& tp)
       : embedding_(embedding), output_(output), tp_(tp) {}
 
-  // Throws Error when a token is not in [0, V).
+  // `tokens` in host memory. Throws Error when one is not in [0, V).
   void embed(const Context& ctx,
              const Tensor& tokens,      // [T] i32
              const Tensor& out) const;  // [n, H]

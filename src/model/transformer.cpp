@@ -130,7 +130,8 @@ double Transformer::forward_backward_loss(const Tensor& last, const Tensor& targ
   const Tensor losses = workspace_.tensor(DType::f32, {rows});
   norm_forward(ctx, config_.norm, static_cast<float>(config_.norm_epsilon), last, final_norm_.value,
                final_norm_bias_.value, normed, stats);
-  projections_->losses(ctx, normed, targets, losses, static_cast<float>(loss_scale / denominator), dnormed);
+  projections_->losses(ctx, normed, ctx.here(targets), losses, static_cast<float>(loss_scale / denominator),
+                       dnormed);
   fill_zero(ctx, dx);
   norm_backward(ctx, config_.norm, dnormed, last, final_norm_.value, stats, dx, final_norm_.grad,
                 final_norm_bias_.grad);
@@ -146,7 +147,7 @@ MicroBatchResult Transformer::forward_backward(const Tensor& tokens, const Tenso
   const Tensor last = forward_layers(tokens, batch, /*keep=*/true);
   last_ = last;
   const std::int64_t rows = last.dim(0);
-  reduce_router_sums(rows, result);
+  reduce_router_sums(rows, loss_scale, result);
   const Tensor dx = workspace_.tensor(dtype_, last.shape());
   result.lm_loss = forward_backward_loss(last, targets, loss_scale, dx);
   const auto complete = [&](std::size_t stage) {
@@ -180,13 +181,18 @@ Tensor Transformer::final_hidden(const Tensor& tokens, std::int64_t batch) {
 void Transformer::evaluate(const Tensor& tokens, const Tensor& targets, std::int64_t batch,
                            const Tensor& losses) {
   const ArenaScope scope(workspace_);
+  const Context ctx = context();
   const Tensor normed = final_hidden(tokens, batch);
-  projections_->losses(context(), normed, targets, losses, 1.0F, {});
+  const Tensor own = workspace_.tensor(DType::f32, losses.shape());
+  projections_->losses(ctx, normed, ctx.here(targets), own, 1.0F, {});
+  copy_across(own, losses);
 }
 
 void Transformer::logits(const Tensor& tokens, std::int64_t batch, const Tensor& out) {
   const ArenaScope scope(workspace_);
-  projections_->logits(context(), final_hidden(tokens, batch), out);
+  const Tensor own = workspace_.tensor(DType::f32, out.shape());
+  projections_->logits(context(), final_hidden(tokens, batch), own);
+  copy_across(own, out);
 }
 
 void Transformer::clear_gradients() {

@@ -52,8 +52,10 @@ class Transformer {
  public:
   // heads, kv_heads, vocabulary, ffn_hidden and seq_length are multiples of the tensor-parallel size; under
   // TED also the experts' FFN size. Weights in `dtype` (f32 or bf16; routers in f32). Without `train` there
-  // are no gradients and no backward.
-  Transformer(const ModelConfig& config, DType dtype, Mesh& mesh, std::uint64_t seed, bool train);
+  // are no gradients and no backward. All of it lies and runs on `device`; what callers hand in and get back
+  // (tokens, targets, losses, logits, counts) is in host memory.
+  Transformer(const ModelConfig& config, DType dtype, Mesh& mesh, std::uint64_t seed, bool train,
+              const Device& device = {});
 
   // Forward and backward of one micro-batch, of as many sequences on all ranks; gradients are added to. The
   // loss that is differentiated is
@@ -72,7 +74,7 @@ class Transformer {
               const Tensor& out);  // [T, V] f32
 
   KeyValueCache make_cache(Arena& arena, std::int64_t batch) const;
-  // One token per sequence at position cache.length, which is advanced.
+  // One token per sequence at position cache.length, which is advanced. The cache is on the model's device.
   void decode(const Tensor& tokens,  // [batch] i32
               KeyValueCache& cache,
               const Tensor& out);  // [batch, V] f32
@@ -153,26 +155,30 @@ class Transformer {
                       std::int64_t batch);  // [n, H] in the workspace, after the final norm
   // Final norm and loss: dx [n, H] is the gradient of `last`.
   double forward_backward_loss(const Tensor& last, const Tensor& targets, double loss_scale,
-                               const Tensor& dx);
+                               const Tensor& dx);  // `targets` on the host
   void backward_layer(const Layer& layer, std::int64_t batch, LayerSaved& kept, double loss_scale,
                       const Tensor& dx);
-  void reduce_router_sums(std::int64_t tokens, MicroBatchResult& result);
+  // Sums over all ranks, the auxiliary losses of all layers, and their gradients in router_gradients_.
+  void reduce_router_sums(std::int64_t tokens, double loss_scale, MicroBatchResult& result);
   RouterSumGradients router_gradients(const Layer& layer, double loss_scale) const;
 
   ModelConfig config_;
   DType dtype_;
   Mesh& mesh_;
   Arena values_, gradients_, saved_, workspace_;
+  Arena host_;  // counts and sums that the host works on
   ParameterSet parameters_;
   std::vector<Layer> layers_;
   Weight embedding_, output_, final_norm_, final_norm_bias_;
   std::optional<TokenProjections> projections_;
-  Tensor rope_table_;                  // [S, D] f32
-  Tensor router_sums_;                 // [MoE layers, E + 1] f32: prob_sums, z_sum
-  Tensor router_counts_;               // [MoE layers, E] i64
-  Tensor counts_total_;                // [MoE layers, E] i64
-  std::vector<Tensor> router_biases_;  // [E] f32 each; empty without expert bias
-  std::int64_t router_tokens_ = 0;     // tokens behind the sums, of all ranks
+  Tensor rope_table_;                                // [S, D] f32
+  Tensor router_sums_;                               // [MoE layers, E + 1] f32: prob_sums, z_sum
+  Tensor router_counts_;                             // [MoE layers, E] i64
+  Tensor router_gradients_;                          // [MoE layers, E] f32: of prob_sums
+  Tensor host_sums_, host_counts_, host_gradients_;  // the same on the host
+  Tensor counts_total_;                              // [MoE layers, E] i64, on the host
+  std::vector<Tensor> router_biases_;                // [E] f32 each; empty without expert bias
+  std::int64_t router_tokens_ = 0;                   // tokens behind the sums, of all ranks
   std::vector<LayerSaved> kept_;
   Tensor last_;  // [n, H] output of the last layer, of the last forward_backward
 };

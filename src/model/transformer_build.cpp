@@ -148,14 +148,16 @@ Weight one_expert(const Weight& w) {
 
 }  // namespace
 
-Transformer::Transformer(const ModelConfig& config, DType dtype, Mesh& mesh, std::uint64_t seed, bool train)
+Transformer::Transformer(const ModelConfig& config, DType dtype, Mesh& mesh, std::uint64_t seed, bool train,
+                         const Device& device)
     : config_(config),
       dtype_(dtype),
       mesh_(mesh),
-      values_({}, MemoryTag::parameters),
-      gradients_({}, MemoryTag::gradients),
-      saved_({}, MemoryTag::saved),
-      workspace_({}, MemoryTag::workspace) {
+      values_(device, MemoryTag::parameters),
+      gradients_(device, MemoryTag::gradients),
+      saved_(device, MemoryTag::saved),
+      workspace_(device, MemoryTag::workspace),
+      host_({}, MemoryTag::workspace) {
   build_layers(seed, train);
 }
 
@@ -224,12 +226,16 @@ void Transformer::build_layers(std::uint64_t seed, bool train) {
     const std::int64_t experts = c.moe.router.experts;
     router_sums_ = values_.zeros(DType::f32, {moe_layers, experts + 1});
     router_counts_ = values_.zeros(DType::i64, {moe_layers, experts});
-    counts_total_ = values_.zeros(DType::i64, {moe_layers, experts});
+    router_gradients_ = values_.zeros(DType::f32, {moe_layers, experts});
+    host_sums_ = host_.zeros(DType::f32, router_sums_.shape());
+    host_counts_ = host_.zeros(DType::i64, router_counts_.shape());
+    host_gradients_ = host_.zeros(DType::f32, router_gradients_.shape());
+    counts_total_ = host_.zeros(DType::i64, router_counts_.shape());
   }
 }
 
 std::optional<Transformer::Place> Transformer::locate_non_finite() const {
-  Arena scratch({}, MemoryTag::workspace);
+  Arena scratch(workspace_.device(), MemoryTag::workspace);
   const Context ctx{scratch};
   const auto finite = [&](const Tensor& t) {
     const ArenaScope scope(scratch);

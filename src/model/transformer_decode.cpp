@@ -48,7 +48,9 @@ void Transformer::decode(const Tensor& tokens, KeyValueCache& cache, const Tenso
     add(ctx, x, branch, x);
   }
   norm_forward(ctx, config_.norm, epsilon, x, final_norm_.value, final_norm_bias_.value, normed, stats);
-  projections_->logits_whole(ctx, normed, out);
+  const Tensor logits = workspace_.tensor(DType::f32, out.shape());
+  projections_->logits_whole(ctx, normed, logits);
+  copy_across(logits, out);
   ++cache.length;
 }
 

@@ -1,55 +1,14 @@
 #include "moe/chunks.h"
 
-#include <algorithm>
+#include <utility>
 
 namespace xmoe {
 
 TokenChunk token_chunk(std::int64_t tokens, std::int64_t index, std::int64_t chunks) {
   TokenChunk chunk;
-  chunk.first = tokens * index / chunks;
-  chunk.end = tokens * (index + 1) / chunks;
+  chunk.first = chunk_begin(tokens, index, chunks);
+  chunk.end = chunk_begin(tokens, index + 1, chunks);
   return chunk;
-}
-
-Pft slice_pft(Arena& arena, const Pft& whole, std::int64_t first, std::int64_t end) {
-  Pft part;
-  part.tokens = end - first;
-  part.top_k = whole.top_k;
-  part.per_expert.assign(whole.per_expert.size(), 0);
-  part.rows = arena.tensor(DType::i32, {part.tokens, part.top_k});
-  // Within an expert rows lie in the order of tokens: those of the chunk are a run.
-  const auto* tokens = whole.token_ids.data<std::int32_t>();
-  std::vector<std::int64_t> begins(whole.per_expert.size());  // of the runs, in the whole
-  std::int64_t begin = 0;
-  std::int64_t kept = 0;
-  for (std::size_t e = 0; e < begins.size(); ++e) {
-    const auto* segment_end = tokens + begin + whole.per_expert[e];
-    const auto* from = std::lower_bound(tokens + begin, segment_end, first);
-    const auto* to = std::lower_bound(from, segment_end, end);
-    begins[e] = from - tokens;
-    part.per_expert[e] = to - from;
-    kept += to - from;
-    begin += whole.per_expert[e];
-  }
-  part.token_ids = arena.tensor(DType::i32, {kept});
-  part.weights = arena.tensor(DType::f32, {kept});
-  const auto* slots = whole.rows.data<std::int32_t>() + first * part.top_k;
-  auto* rows = part.rows.data<std::int32_t>();
-  std::fill_n(rows, part.rows.numel(), -1);
-  // A row's slot is found among the slots of its token.
-  std::int64_t row = 0;
-  for (std::size_t e = 0; e < begins.size(); ++e) {
-    for (std::int64_t i = 0; i < part.per_expert[e]; ++i, ++row) {
-      const std::int64_t at = begins[e] + i;
-      const std::int64_t token = tokens[at] - first;
-      part.token_ids.data<std::int32_t>()[row] = static_cast<std::int32_t>(token);
-      part.weights.data<float>()[row] = whole.weights.data<float>()[at];
-      const auto* slot = slots + token * part.top_k;
-      const std::int64_t j = std::find(slot, slot + part.top_k, static_cast<std::int32_t>(at)) - slot;
-      rows[token * part.top_k + j] = static_cast<std::int32_t>(row);
-    }
-  }
-  return part;
 }
 
 namespace {

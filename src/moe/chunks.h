@@ -1,6 +1,5 @@
 // The tokens of an MoE layer in chunks, each with a plan of its own, so that the rows of one travel while the
-// experts compute another. The PFT is built over all tokens first: what is dropped does not depend on the
-// number of chunks.
+// experts compute another.
 #pragma once
 
 #include <cstdint>
@@ -22,9 +21,6 @@ struct TokenChunk {
 
 // Tokens of chunk `index` of `chunks`: a run; some are empty where there are fewer tokens than chunks.
 TokenChunk token_chunk(std::int64_t tokens, std::int64_t index, std::int64_t chunks);
-
-// The rows of tokens [first, end) alone, in the order of the whole; tokens are numbered from `first`.
-Pft slice_pft(Arena& arena, const Pft& whole, std::int64_t first, std::int64_t end);
 
 // Computes the rows that the experts of this rank have of a chunk, and says where the results are.
 using ChunkCompute = std::function<RowPair(std::size_t chunk, const RowPair& rows)>;

@@ -1,28 +1,20 @@
 #include "moe/layer.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "base/profile.h"
 #include "comm/row_shards.h"
 #include "ops/elementwise/elementwise.h"
-#include "ops/gemm/gemm.h"
+#include "ops/router/router.h"
 
 namespace xmoe {
 
 namespace {
 
-// x in f32: itself, or widened into the workspace.
-Tensor as_f32(const Context& ctx, const Tensor& x) {
-  if (x.dtype() == DType::f32) return x;
-  const Tensor wide = ctx.workspace.tensor(DType::f32, x.shape());
-  convert(ctx, x, wide);
-  return wide;
-}
-
-std::int64_t count_dropped(const Tensor& rows) {
-  const auto* row = rows.data<std::int32_t>();
-  return std::count(row, row + rows.numel(), -1);
+// Of the assignments that a tensor-parallel group drops together, the part that one of its ranks counts.
+std::int64_t counted_here(std::int64_t dropped, const Communicator* group) {
+  if (group == nullptr) return dropped;
+  return dropped * (group->rank() + 1) / group->size() - dropped * group->rank() / group->size();
 }
 
 }  // namespace
@@ -81,12 +73,12 @@ void MoeLayer::route(const Context& ctx, Arena& saved, const Tensor& x, const Ro
   const RouterConfig& r = config_.router;
   kept.logits = saved.tensor(DType::f32, {tokens, r.experts});
   kept.top_experts = saved.tensor(DType::i32, {tokens, r.top_k});
-  // The PFT lives only until the plans are made.
+  // What plans do not keep of the PFTs lives only until they are made.
   const ArenaScope scope(ctx.workspace);
   const Tensor top_weights = ctx.workspace.tensor(DType::f32, {tokens, r.top_k});
   {
     const profile::Scope activity(profile::Activity::gating);
-    gemm(ctx, as_f32(ctx, x), weights_.router.value, kept.logits, kTimesTransposed);
+    router_logits(ctx, x, weights_.router.value, kept.logits);
     routing_forward(ctx, routing_options(), kept.logits, weights_.router_bias, kept.top_experts, top_weights,
                     sums.prob_sums, sums.counts, sums.z_sum);
   }
@@ -97,17 +89,17 @@ void MoeLayer::route(const Context& ctx, Arena& saved, const Tensor& x, const Ro
   std::optional<std::int64_t> capacity;
   if (config_.capacity_factor && pass == MoePass::training)
     capacity = expert_capacity(all, r.top_k, r.experts, *config_.capacity_factor, config_.min_capacity);
-  const Pft pft = build_pft(ctx.workspace, r.experts, all_experts, all_weights, capacity);
-  const std::int64_t first = expert_tp_ == nullptr ? 0 : expert_tp_->rank() * tokens;
-  kept.dropped = count_dropped(pft.rows.slice(first, first + tokens));
   const std::int64_t chunks = pass == MoePass::training ? config_.overlap_chunks : 1;
-  std::vector<Pft> parts;
+  Arena& pft_arena = dispatcher(pass).keeps_pft() ? saved : ctx.workspace;
+  const std::vector<Pft> pfts =
+      build_pfts(ctx, pft_arena, r.experts, all_experts, all_weights, capacity, chunks);
+  std::int64_t dropped = 0;
   for (std::int64_t i = 0; i < chunks; ++i) {
     kept.chunks.push_back(token_chunk(all, i, chunks));
-    const TokenChunk& c = kept.chunks.back();
-    parts.push_back(chunks == 1 ? pft : slice_pft(ctx.workspace, pft, c.first, c.end));
+    dropped += pfts[static_cast<std::size_t>(i)].dropped();
   }
-  std::vector<DispatchPlan> plans = dispatcher(pass).plans(ctx, saved, parts);
+  kept.dropped = counted_here(dropped, expert_tp_);
+  std::vector<DispatchPlan> plans = dispatcher(pass).plans(ctx, saved, pfts);
   for (std::size_t i = 0; i < plans.size(); ++i) kept.chunks[i].plan = std::move(plans[i]);
 }
 
@@ -119,10 +111,6 @@ void MoeLayer::forward(const Context& ctx, Arena& saved, const Tensor& x, const 
   {
     const ArenaScope scope(ctx.workspace);
     Arena& rows_arena = recompute_.experts ? ctx.workspace : saved;
-    // To be dispatched again, a plan is kept as it is before its first dispatch, which may add to it arrays
-    // that live beside the rows.
-    std::vector<TokenChunk> before;
-    if (recompute_.experts) before = kept.chunks;
     const Tensor all_x = gathered(ctx, x);
     const Tensor all_y = partial(ctx, y);
     run_chunks(ctx, dispatcher(pass), kept.chunks, rows_arena, all_x, all_y,
@@ -138,7 +126,8 @@ void MoeLayer::forward(const Context& ctx, Arena& saved, const Tensor& x, const 
                  return results;
                });
     scatter(all_y, y);
-    if (recompute_.experts) kept.chunks = std::move(before);
+    if (recompute_.experts)
+      for (TokenChunk& c : kept.chunks) c.x = {}, c.h = {};
   }
   if (weights_.shared_w1.value.defined()) forward_shared(ctx, saved, x, y, kept);
 }
@@ -238,10 +227,7 @@ void MoeLayer::backward_router(const Context& ctx, const Tensor& x, const MoeSav
   const Tensor dlogits = ctx.workspace.tensor(DType::f32, kept.logits.shape());
   routing_backward(ctx, routing_options(), kept.logits, kept.top_experts, d_top_weights,
                    gradients.d_prob_sums, gradients.d_z_sum, dlogits);
-  gemm(ctx, dlogits, as_f32(ctx, x), weights_.router.grad, kAccumulateTransposed);
-  const Tensor router_dx = ctx.workspace.tensor(DType::f32, dx.shape());
-  gemm(ctx, dlogits, weights_.router.value, router_dx, {});
-  add(ctx, dx, router_dx, dx);
+  router_backward(ctx, dlogits, x, weights_.router.value, weights_.router.grad, dx);
 }
 
 }  // namespace xmoe

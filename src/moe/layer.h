@@ -53,7 +53,8 @@ struct MoeSaved {
   Tensor top_experts;              // [T, k] i32
   std::vector<TokenChunk> chunks;  // MoeConfig::overlap_chunks; under TED of the rows of the whole tp group
   Tensor shared_h;                 // [T, Is'], or undefined
-  std::int64_t dropped = 0;        // of the assignments of the T tokens
+  // Assignments dropped; under TED an equal share of those of the tp group, whose sum is the group's.
+  std::int64_t dropped = 0;
 
   // Bytes of the above that are memory of their own; docs/pft.md gives the formula.
   std::size_t bytes() const;

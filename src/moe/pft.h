@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "device/context.h"
@@ -33,10 +34,28 @@ struct Pft {
 std::int64_t expert_capacity(std::int64_t tokens, std::int64_t top_k, std::int64_t experts, double factor,
                              std::int64_t min_capacity);
 
-// The arrays are allocated from `arena`. One pass over the assignments to count, one to place them: O(T k).
-Pft build_pft(Arena& arena, std::int64_t experts,
-              const Tensor& top_experts,  // [T, k] i32 in [0, E)
-              const Tensor& top_weights,  // [T, k] f32
-              std::optional<std::int64_t> capacity);
+// The first token of chunk `index` of `chunks`: a layer's tokens in runs, some of them empty where there are
+// fewer tokens than chunks.
+inline std::int64_t chunk_begin(std::int64_t tokens, std::int64_t index, std::int64_t chunks) {
+  return tokens * index / chunks;
+}
+
+// A PFT for each chunk of the tokens, numbered from the chunk's first. What is dropped is decided over all
+// tokens, so that it does not depend on the number of chunks. One pass over the assignments to count, one to
+// place them: O(T k).
+//
+// token_ids and rows come from `arena`, since a dispatcher may keep them; the weights come from
+// ctx.workspace. On a GPU the host waits once, for the counts of all chunks, and some scratch stays in
+// ctx.workspace beside the weights, until the caller's scope ends.
+std::vector<Pft> build_pfts(const Context& ctx, Arena& arena, std::int64_t experts,
+                            const Tensor& top_experts,  // [T, k] i32 in [0, E)
+                            const Tensor& top_weights,  // [T, k] f32
+                            std::optional<std::int64_t> capacity, std::int64_t chunks);
+
+// Of all tokens in one.
+inline Pft build_pft(const Context& ctx, Arena& arena, std::int64_t experts, const Tensor& top_experts,
+                     const Tensor& top_weights, std::optional<std::int64_t> capacity) {
+  return std::move(build_pfts(ctx, arena, experts, top_experts, top_weights, capacity, 1).front());
+}
 
 }  // namespace xmoe

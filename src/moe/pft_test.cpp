@@ -8,9 +8,12 @@
 #include <limits>
 
 #include "base/rng.h"
+#include "support/device_test.h"
 
 namespace xmoe {
 namespace {
+
+XMOE_DEVICE_SUITE(Pfts);
 
 struct Routing {
   std::int64_t tokens, top_k, experts;
@@ -48,22 +51,75 @@ NaivePft naive_pft(const Routing& r, std::optional<std::int64_t> capacity) {
   return out;
 }
 
-Pft build(Arena& arena, Routing& r, std::optional<std::int64_t> capacity) {
-  const Shape shape = {r.tokens, r.top_k};
-  return build_pft(arena, r.experts, Tensor(r.chosen.data(), DType::i32, shape),
-                   Tensor(r.weights.data(), DType::f32, shape), capacity);
+template <typename T>
+Tensor on_device(Arena& arena, const std::vector<T>& values, const Shape& shape) {
+  const Tensor tensor = arena.tensor(dtype_of<T>::value, shape);
+  device_copy({}, values.data(), arena.device(), tensor.raw(), tensor.bytes());
+  return tensor;
 }
 
-void expect_equal(Routing& r, std::optional<std::int64_t> capacity) {
-  Arena arena({}, MemoryTag::saved);
-  const Pft pft = build(arena, r, capacity);
+std::vector<Pft> build(Arena& arena, const Routing& r, std::optional<std::int64_t> capacity,
+                       std::int64_t chunks = 1) {
+  const Shape shape = {r.tokens, r.top_k};
+  return build_pfts({arena}, arena, r.experts, on_device(arena, r.chosen, shape),
+                    on_device(arena, r.weights, shape), capacity, chunks);
+}
+
+template <typename T>
+std::vector<double> doubles(const std::vector<T>& values) {
+  return {values.begin(), values.end()};
+}
+
+void expect_equal(const Device& device, const Routing& r, std::optional<std::int64_t> capacity) {
+  Arena arena(device, MemoryTag::saved);
+  const Pft pft = build(arena, r, capacity).front();
   const NaivePft naive = naive_pft(r, capacity);
   EXPECT_EQ(pft.per_expert, naive.per_expert);
-  ASSERT_EQ(pft.kept(), static_cast<std::int64_t>(naive.token_ids.size()));
+  EXPECT_EQ(pft.kept(), static_cast<std::int64_t>(naive.token_ids.size()));
   EXPECT_EQ(pft.dropped(), static_cast<std::int64_t>(std::count(naive.rows.begin(), naive.rows.end(), -1)));
-  EXPECT_TRUE(std::equal(naive.token_ids.begin(), naive.token_ids.end(), pft.token_ids.data<std::int32_t>()));
-  EXPECT_TRUE(std::equal(naive.weights.begin(), naive.weights.end(), pft.weights.data<float>()));
-  EXPECT_TRUE(std::equal(naive.rows.begin(), naive.rows.end(), pft.rows.data<std::int32_t>()));
+  EXPECT_EQ(to_doubles(pft.token_ids), doubles(naive.token_ids));
+  EXPECT_EQ(to_doubles(pft.weights), doubles(naive.weights));
+  EXPECT_EQ(to_doubles(pft.rows), doubles(naive.rows));
+}
+
+// The assignments of a run of tokens that the whole keeps, as a routing of its own would have them.
+void expect_chunks(const Device& device, const Routing& r, std::optional<std::int64_t> capacity,
+                   std::int64_t chunks) {
+  Arena arena(device, MemoryTag::saved);
+  const std::vector<Pft> parts = build(arena, r, capacity, chunks);
+  const NaivePft whole = naive_pft(r, capacity);
+  ASSERT_EQ(parts.size(), static_cast<std::size_t>(chunks));
+  std::int64_t end = 0;
+  for (std::int64_t i = 0; i < chunks; ++i) {
+    const Pft& part = parts[static_cast<std::size_t>(i)];
+    const std::int64_t first = chunk_begin(r.tokens, i, chunks);
+    ASSERT_EQ(first, end);
+    end = first + part.tokens;
+    std::vector<double> token_ids;
+    std::vector<double> weights;
+    std::vector<double> rows(static_cast<std::size_t>(part.tokens * r.top_k), -1.0);
+    std::vector<std::int64_t> per_expert;
+    std::size_t row = 0;  // of the whole
+    for (const std::int64_t count : whole.per_expert) {
+      per_expert.push_back(0);
+      for (const std::size_t segment_end = row + static_cast<std::size_t>(count); row < segment_end; ++row) {
+        const std::int64_t token = whole.token_ids[row];
+        if (token < first || token >= end) continue;
+        ++per_expert.back();
+        const auto slots = whole.rows.begin() + token * r.top_k;
+        const auto slot = std::find(slots, slots + r.top_k, static_cast<std::int32_t>(row)) - slots;
+        rows[static_cast<std::size_t>((token - first) * r.top_k + slot)] =
+            static_cast<double>(token_ids.size());
+        token_ids.push_back(static_cast<double>(token - first));
+        weights.push_back(static_cast<double>(whole.weights[row]));
+      }
+    }
+    EXPECT_EQ(part.per_expert, per_expert);
+    EXPECT_EQ(to_doubles(part.token_ids), token_ids);
+    EXPECT_EQ(to_doubles(part.weights), weights);
+    EXPECT_EQ(to_doubles(part.rows), rows);
+  }
+  EXPECT_EQ(end, r.tokens);
 }
 
 Routing random_routing(std::uint64_t seed, std::int64_t tokens, std::int64_t top_k, std::int64_t experts,
@@ -86,60 +142,81 @@ Routing random_routing(std::uint64_t seed, std::int64_t tokens, std::int64_t top
   return r;
 }
 
-TEST(Pft, EqualsTheDefinitionOnRandomRoutings) {
+TEST_P(Pfts, EqualTheDefinitionOnRandomRoutings) {
   std::uint64_t seed = 0;
   for (const std::int64_t tokens : {0, 1, 2, 7, 64, 333}) {
     for (const auto& [top_k, experts] :
          {std::pair<std::int64_t, std::int64_t>{1, 1}, {1, 5}, {2, 3}, {4, 4}, {6, 64}}) {
       for (const bool ties : {false, true}) {
-        Routing r = random_routing(++seed, tokens, top_k, experts, ties);
-        expect_equal(r, std::nullopt);
-        for (const std::int64_t capacity : {0, 1, 3, 17, 1000}) expect_equal(r, capacity);
+        const Routing r = random_routing(++seed, tokens, top_k, experts, ties);
+        expect_equal(device(), r, std::nullopt);
+        for (const std::int64_t capacity : {0, 1, 3, 17, 1000}) expect_equal(device(), r, capacity);
       }
     }
   }
 }
 
-TEST(Pft, OneExpertGetsEverything) {
-  Routing r{5, 1, 4, {2, 2, 2, 2, 2}, {0.1F, 0.5F, 0.5F, 0.9F, 0.2F}};
-  expect_equal(r, std::nullopt);
-  Arena arena({}, MemoryTag::saved);
-  const Pft pft = build(arena, r, 2);
+// Beyond what a block, a warp and a pass of the marking take; a number of experts that is no power of two.
+TEST_P(Pfts, EqualTheDefinitionOnManyAssignments) {
+  for (const auto& [top_k, experts] : {std::pair<std::int64_t, std::int64_t>{1, 2}, {8, 260}}) {
+    const Routing r = random_routing(3, 4500, top_k, experts, true);
+    expect_equal(device(), r, std::nullopt);
+    expect_equal(device(), r, 130);
+    expect_equal(device(), r, 1500);
+  }
+}
+
+TEST_P(Pfts, ChunksCutTheRowsOfTheWhole) {
+  for (const std::int64_t tokens : {0, 1, 3, 40, 700})
+    for (const std::int64_t chunks : {1, 2, 4, 7}) {
+      const Routing r = random_routing(5, tokens, 3, 7, true);
+      expect_chunks(device(), r, std::nullopt, chunks);
+      expect_chunks(device(), r, 6, chunks);
+    }
+}
+
+TEST_P(Pfts, OneExpertGetsEverything) {
+  const Routing r{5, 1, 4, {2, 2, 2, 2, 2}, {0.1F, 0.5F, 0.5F, 0.9F, 0.2F}};
+  expect_equal(device(), r, std::nullopt);
+  Arena arena(device(), MemoryTag::saved);
   // 0.9 and, of the tied 0.5, the earlier token.
-  ASSERT_EQ(pft.kept(), 2);
-  EXPECT_EQ(pft.token_ids.data<std::int32_t>()[0], 1);
-  EXPECT_EQ(pft.token_ids.data<std::int32_t>()[1], 3);
+  EXPECT_EQ(to_doubles(build(arena, r, 2).front().token_ids), (std::vector<double>{1, 3}));
 }
 
-TEST(Pft, NegativeWeightsAreKeptWhileThereIsRoom) {
-  Routing r{2, 2, 2, {0, 1, 0, 1}, {-1.0F, -2.0F, -3.0F, -4.0F}};
-  expect_equal(r, 2);
+TEST_P(Pfts, NegativeWeightsAreKeptWhileThereIsRoom) {
+  const Routing r{2, 2, 2, {0, 1, 0, 1}, {-1.0F, -2.0F, -3.0F, -4.0F}};
+  expect_equal(device(), r, 2);
+  expect_equal(device(), r, 1);
 }
 
-TEST(Pft, NanWeightsAreDroppedFirst) {
+TEST_P(Pfts, ZerosOfEitherSignAreEqual) {
+  expect_equal(device(), {4, 1, 1, {0, 0, 0, 0}, {-1.0F, -0.0F, 0.0F, -0.0F}}, 2);
+}
+
+TEST_P(Pfts, NanWeightsAreDroppedFirst) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  Routing r{3, 1, 1, {0, 0, 0}, {nan, 0.5F, nan}};
-  Arena arena({}, MemoryTag::saved);
-  const Pft pft = build(arena, r, 1);
-  ASSERT_EQ(pft.kept(), 1);
-  EXPECT_EQ(pft.token_ids.data<std::int32_t>()[0], 1);
+  Arena arena(device(), MemoryTag::saved);
+  EXPECT_EQ(to_doubles(build(arena, {3, 1, 1, {0, 0, 0}, {nan, 0.5F, nan}}, 1).front().token_ids),
+            std::vector<double>{1});
+  EXPECT_EQ(to_doubles(build(arena, {3, 1, 1, {0, 0, 0}, {-nan, -0.5F, nan}}, 2).front().token_ids),
+            (std::vector<double>{0, 1}));
 }
 
-TEST(Pft, RefusesAnExpertThatDoesNotExist) {
-  Routing r{1, 1, 4, {4}, {1.0F}};
-  Arena arena({}, MemoryTag::saved);
-  EXPECT_THROW(build(arena, r, std::nullopt), InvariantError);
+TEST_P(Pfts, RefuseAnExpertThatDoesNotExist) {
+  Arena arena(device(), MemoryTag::saved);
+  EXPECT_THROW(build(arena, {1, 1, 4, {4}, {1.0F}}, std::nullopt), InvariantError);
+  EXPECT_THROW(build(arena, {1, 1, 4, {-1}, {1.0F}}, 3), InvariantError);
 }
 
-TEST(Pft, RefusesMoreAssignmentsThanItsIndicesNumber) {
+TEST_P(Pfts, RefuseMoreAssignmentsThanTheirIndicesNumber) {
   // Refused before anything is read: there is no memory behind these shapes.
   const Shape shape = {std::int64_t{1} << 30, 2};
-  Arena arena({}, MemoryTag::saved);
+  Arena arena(device(), MemoryTag::saved);
   std::int32_t chosen = 0;
   float weight = 0.0F;
-  EXPECT_THROW(
-      build_pft(arena, 4, Tensor(&chosen, DType::i32, shape), Tensor(&weight, DType::f32, shape), {}),
-      InvariantError);
+  EXPECT_THROW(build_pft({arena}, arena, 4, Tensor(&chosen, DType::i32, shape),
+                         Tensor(&weight, DType::f32, shape), {}),
+               InvariantError);
   EXPECT_EQ(arena.reserved(), 0U);
 }
 

@@ -126,7 +126,7 @@ void load_training(const CheckpointManifest& manifest, Optimizer& optimizer, con
 }
 
 void load_weights(const CheckpointManifest& manifest, Transformer& model, Communicator& world) {
-  Arena masters({}, MemoryTag::parameters);
+  Arena masters(model.context().device(), MemoryTag::parameters);
   std::vector<CheckpointTensor> tensors;
   for (const auto& p : model.parameters().all())
     tensors.push_back(entry(

@@ -11,6 +11,7 @@
 
 #include "base/dtype.h"
 #include "comm/mesh.h"
+#include "device/device.h"
 #include "model/config.h"
 
 namespace xmoe {
@@ -27,6 +28,12 @@ struct DataConfig {
   std::filesystem::path tokenizer;                   // --tokenizer
   std::int64_t vocab_size = 0;                       // --vocab-size: without a tokenizer; 0: the tokenizer's
   std::int64_t vocab_multiple = 128;                 // --make-vocab-size-divisible-by
+};
+
+// --device cpu|cuda[:INDEX]
+struct DeviceConfig {
+  Device::Kind kind = Device::Kind::cpu;
+  std::optional<std::int64_t> index;  // unset: the ranks of a machine take its GPUs in turn
 };
 
 enum class DecayStyle : std::uint8_t { constant, linear, cosine };
@@ -105,6 +112,7 @@ struct ExitConfig {
 struct TrainConfig {
   ModelConfig model;
   DataConfig data;
+  DeviceConfig device;
   ParallelConfig parallel;
   BatchConfig batch;
   OptimizerConfig optimizer;
@@ -137,6 +145,7 @@ struct EvalConfig {
   std::optional<std::array<double, 3>> split;  // --split; unset: that of the training
   std::int64_t micro_batch = 4;                // --micro-batch-size
   std::int64_t iterations = 0;  // --eval-iters: batches of micro * workers sequences; 0: the whole part
+  DeviceConfig device;
   ParallelLayout layout;
   std::int64_t ranks_per_node = 0;     // --ranks-per-node
   double timeout_minutes = 10.0;       // --distributed-timeout-minutes
@@ -155,6 +164,7 @@ struct GenerateConfig {
   std::int64_t top_k = 0;             // --top-k; 0: no limit
   double top_p = 1.0;                 // --top-p
   std::uint64_t seed = 1234;          // --seed
+  DeviceConfig device;
   ParallelLayout layout;
   std::int64_t ranks_per_node = 0;     // --ranks-per-node
   double timeout_minutes = 10.0;       // --distributed-timeout-minutes

@@ -47,9 +47,9 @@ void run_evaluation(const EvalConfig& config, Communicator& world) {
   });
   expect_same(world, "what is evaluated", read, "Give all ranks the same data and tokenizer");
   fail_if_any(model_layout_problems(trained.model, config.layout, world.size()));
-  ParallelRun parallel(world, config.layout, config.ranks_per_node, config.timeout_minutes);
+  ParallelRun parallel(world, config.device, config.layout, config.ranks_per_node, config.timeout_minutes);
   Transformer model(model_to_run(trained.model), config.compute_dtype.value_or(trained.compute_dtype),
-                    parallel.mesh, trained.seed, /*train=*/false);
+                    parallel.mesh, trained.seed, /*train=*/false, parallel.device);
   load_weights(checkpoint.manifest, model, world);
 
   const Timer timer;

@@ -24,6 +24,7 @@ void add_optimizer_flags(FlagTable& table, OptimizerConfig& optimizer);
 void add_layout_flags(FlagTable& table, ParallelLayout& layout, std::int64_t& ranks_per_node,
                       double& timeout_minutes);
 void add_parallel_flags(FlagTable& table, ParallelConfig& parallel);  // those, and what only training has
+void add_device_flag(FlagTable& table, DeviceConfig& device);
 void add_recompute_flags(FlagTable& table, RecomputeConfig& recompute);
 void add_run_flags(FlagTable& table,
                    TrainConfig& config);  // the last two, precision, logging, evaluation, checkpoints, exit

@@ -32,7 +32,10 @@ std::string read_prompt(const GenerateConfig& config, Communicator& world, std::
 class Generator {
  public:
   Generator(Transformer& model, std::int64_t vocab_size)
-      : model_(model), memory_({}, MemoryTag::workspace), cache_(model.make_cache(memory_, 1)) {
+      : model_(model),
+        memory_({}, MemoryTag::workspace),
+        cache_memory_(model.context().device(), MemoryTag::workspace),
+        cache_(model.make_cache(cache_memory_, 1)) {
     token_ = memory_.tensor(DType::i32, {1});
     logits_ = memory_.tensor(DType::f32, {1, model.config().vocabulary});
     // Rows behind the tokenizer's are padding.
@@ -58,7 +61,7 @@ class Generator {
 
  private:
   Transformer& model_;
-  Arena memory_;
+  Arena memory_, cache_memory_;
   KeyValueCache cache_;
   Tensor token_, logits_;
   std::span<const float> choices_;
@@ -82,9 +85,9 @@ void run_generation(const GenerateConfig& config, Communicator& world, std::istr
   expect_same(world, "the tokenizer", fmt::format("checksum {:016x}", hash64(tokenizer->json())),
               "Give all ranks the same --tokenizer");
   fail_if_any(model_layout_problems(trained.model, config.layout, world.size()));
-  ParallelRun parallel(world, config.layout, config.ranks_per_node, config.timeout_minutes);
+  ParallelRun parallel(world, config.device, config.layout, config.ranks_per_node, config.timeout_minutes);
   Transformer model(model_to_run(trained.model), config.compute_dtype.value_or(trained.compute_dtype),
-                    parallel.mesh, trained.seed, /*train=*/false);
+                    parallel.mesh, trained.seed, /*train=*/false, parallel.device);
   load_weights(checkpoint.manifest, model, world);
 
   const std::string prompt = read_prompt(config, world, input);

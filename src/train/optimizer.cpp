@@ -25,7 +25,7 @@ Optimizer::Optimizer(const OptimizerConfig& config, ParameterSet& parameters, Me
       mesh_(mesh),
       sharded_(zero_stage > 0),
       reduction_(parameters, mesh, sharded_, bucket_elements),
-      arena_({}, MemoryTag::optimizer) {
+      arena_(parameters.device(), MemoryTag::optimizer) {
   allocate({arena_});
   for (const auto& p : parameters.all()) add_state(p);
 }

@@ -1,5 +1,7 @@
 #include "train/flags.h"
 
+#include <charconv>
+
 namespace xmoe {
 
 namespace {
@@ -11,13 +13,47 @@ void add_precision_flags(FlagTable& table, std::optional<DType>& dtype) {
   table.conflict("bf16", "fp32");
 }
 
+std::string read_device(const std::string& given, DeviceConfig& device) {
+  const std::size_t colon = given.find(':');
+  const std::string kind = given.substr(0, colon);
+  DeviceConfig read;
+  read.kind = kind == "cpu" ? Device::Kind::cpu : Device::Kind::gpu;
+  bool good = (kind == "cpu" && colon == std::string::npos) || kind == "cuda";
+  if (good && colon != std::string::npos) {
+    std::int64_t index = 0;
+    const char* end = given.data() + given.size();
+    const auto [stopped, error] = std::from_chars(given.data() + colon + 1, end, index);
+    good = error == std::errc() && stopped == end && 0 <= index && index < 1024;
+    read.index = index;
+  }
+  if (!good)
+    return fmt::format("'{}' is not known: expected cpu, cuda, or cuda:INDEX for one certain GPU", given);
+  device = read;
+  return {};
+}
+
 }  // namespace
+
+void add_device_flag(FlagTable& table, DeviceConfig& device) {
+  Flag flag;
+  flag.value_name = "cpu|cuda[:INDEX]";
+  flag.help =
+      "Where the model is and runs. cuda: NVIDIA GPUs, of which the ranks of a machine take one each in turn "
+      "(needs the binary of `make cuda`)";
+  flag.read = [&device](const std::vector<std::string>& given) { return read_device(given.front(), device); };
+  flag.show = [&device] {
+    if (device.kind == Device::Kind::cpu) return std::string("\"cpu\"");
+    return device.index ? fmt::format("\"cuda:{}\"", *device.index) : std::string("\"cuda\"");
+  };
+  table.add("device", std::move(flag));
+}
 
 void add_run_flags(FlagTable& table, TrainConfig& config) {
   add_parallel_flags(table, config.parallel);
   add_recompute_flags(table, config.model.recompute);
 
-  table.group("Precision");
+  table.group("Device and precision");
+  add_device_flag(table, config.device);
   table.set("bf16", config.compute_dtype, DType::bf16,
             "Compute in bf16 with fp32 master weights; router, softmax, norms and loss stay fp32. Without "
             "it: fp32");
@@ -98,6 +134,7 @@ FlagTable eval_flags(EvalConfig& config) {
   table.integer("eval-iters", config.iterations,
                 "Passes over micro-batch size * workers sequences; 0: the whole part", at_least(0));
   table.path("output", config.output, "FILE", "Write the result as JSON");
+  add_device_flag(table, config.device);
   add_precision_flags(table, config.compute_dtype);
   table.require("load");
   table.require("data-path");
@@ -129,6 +166,7 @@ FlagTable generate_flags(GenerateConfig& config) {
   table.real("top-p", config.top_p, "Sample from the most likely tokens that together have this probability",
              {.low = 0.0, .high = 1.0, .low_open = true});
   table.seed("seed", config.seed, "Of the sampling");
+  add_device_flag(table, config.device);
   add_precision_flags(table, config.compute_dtype);
   table.require("load");
   add_layout_flags(table, config.layout, config.ranks_per_node, config.timeout_minutes);

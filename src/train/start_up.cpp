@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "train/device_choice.h"
 #include "train/signals.h"
 
 namespace xmoe {
@@ -78,9 +79,10 @@ std::string data_line(const TrainConfig& config, const StartUpFacts& facts) {
 
 }  // namespace
 
-ParallelRun::ParallelRun(Communicator& world, const ParallelLayout& layout, std::int64_t ranks_per_node,
-                         double timeout_minutes)
-    : topology(detect_topology(world, static_cast<int>(ranks_per_node))),
+ParallelRun::ParallelRun(Communicator& world, const DeviceConfig& device_config, const ParallelLayout& layout,
+                         std::int64_t ranks_per_node, double timeout_minutes)
+    : device(choose_device(device_config, world)),
+      topology(detect_topology(world, static_cast<int>(ranks_per_node))),
       mesh(world, layout),
       watchdog(world, {.limit_seconds = 60.0 * timeout_minutes,
                        .stop_seconds = 30.0,  // less than the minute that schedulers commonly leave

@@ -17,9 +17,10 @@ namespace xmoe {
 // Where the ranks are, which groups they form, and what ends the job when one of them hangs. Collective;
 // throws Error on all ranks alike.
 struct ParallelRun {
-  ParallelRun(Communicator& world, const ParallelLayout& layout, std::int64_t ranks_per_node,
-              double timeout_minutes);
+  ParallelRun(Communicator& world, const DeviceConfig& device, const ParallelLayout& layout,
+              std::int64_t ranks_per_node, double timeout_minutes);
 
+  Device device;
   Topology topology;
   Mesh mesh;
   Watchdog watchdog;

@@ -12,13 +12,16 @@
 
 #include "base/rng.h"
 #include "comm/topology.h"
+#include "distributed/device.h"
 #include "distributed/support.h"
 #include "moe/dispatch/dispatcher.h"
 #include "moe/dispatch/node_map.h"
+#include "support/compare.h"
 #include "support/op_case.h"
 
 namespace xmoe::dispatch_test {
 
+using distributed::test_device;
 using distributed::world;
 
 inline constexpr std::int64_t kHidden = 10;
@@ -68,19 +71,6 @@ inline double factor(std::int64_t expert, std::int64_t column) {
   return Rng(3, "factor").uniform(static_cast<std::uint64_t>(expert * kHidden + column)) + 0.5;
 }
 
-inline double value_at(const Tensor& t, std::int64_t i) {
-  return static_cast<double>(t.dtype() == DType::f32 ? t.data<float>()[i]
-                                                     : static_cast<float>(t.data<bf16>()[i]));
-}
-
-inline void set_value(const Tensor& t, std::int64_t i, double value) {
-  if (t.dtype() == DType::f32) {
-    t.data<float>()[i] = static_cast<float>(value);
-  } else {
-    t.data<bf16>()[i] = bf16(static_cast<float>(value));
-  }
-}
-
 class Batch {
  public:
   explicit Batch(const DispatchCase& c, Communicator& ep) : case_(c), ep_(ep) {
@@ -93,8 +83,6 @@ class Batch {
       top_k = std::min<std::int64_t>(
           top_k, c.experts_per_rank * static_cast<std::int64_t>(map.on(map.nodes() - 1).size()));
     if (c.routing == Routing::own_rank) top_k = std::min(top_k, c.experts_per_rank);
-    const Tensor top_weights = memory_.tensor(DType::f32, {tokens, top_k});
-    top_experts = memory_.tensor(DType::i32, {tokens, top_k});
     const std::string mine = " of rank " + std::to_string(ep.rank());
     const Rng rng(5, "routing" + mine);
     std::uint64_t counter = 0;
@@ -102,14 +90,18 @@ class Batch {
       std::vector<std::int64_t> from = allowed(map);
       for (std::int64_t j = 0; j < top_k; ++j) {
         const auto pick = static_cast<std::ptrdiff_t>(rng.below(counter++, from.size()));
-        top_experts.data<std::int32_t>()[t * top_k + j] =
-            static_cast<std::int32_t>(from[static_cast<std::size_t>(pick)]);
+        chosen.push_back(from[static_cast<std::size_t>(pick)]);
         from.erase(from.begin() + pick);
-        top_weights.data<float>()[t * top_k + j] = static_cast<float>(rng.uniform(counter++) + 0.1);
+        weights_.push_back(static_cast<double>(static_cast<float>(rng.uniform(counter++) + 0.1)));
       }
     }
-    pft = build_pft(memory_, experts, top_experts, top_weights,
+    const Tensor top_experts = memory_.tensor(DType::i32, {tokens, top_k});
+    const Tensor top_weights = memory_.tensor(DType::f32, {tokens, top_k});
+    from_doubles(std::vector<double>(chosen.begin(), chosen.end()), top_experts);
+    from_doubles(weights_, top_weights);
+    pft = build_pft({memory_}, memory_, experts, top_experts, top_weights,
                     c.capacity > 0 ? std::optional(c.capacity) : std::nullopt);
+    rows_ = to_doubles(pft.rows);
     x = memory_.tensor(c.dtype, {tokens, kHidden});
     dy = memory_.tensor(c.dtype, {tokens, kHidden});
     fill_random(x, normal(1.0), Rng(5, "x" + mine));
@@ -119,10 +111,10 @@ class Batch {
     d_weights = memory_.tensor(DType::f32, {tokens, top_k});
   }
 
-  bool kept(std::int64_t a) const { return pft.rows.data<std::int32_t>()[a] >= 0; }
-  int rank_of(std::int64_t a) const {
-    return static_cast<int>(top_experts.data<std::int32_t>()[a] / case_.experts_per_rank);
-  }
+  std::int64_t assignments() const { return tokens * top_k; }
+  bool kept(std::int64_t a) const { return rows_[static_cast<std::size_t>(a)] >= 0.0; }
+  std::int64_t expert_of(std::int64_t a) const { return chosen[static_cast<std::size_t>(a)]; }
+  int rank_of(std::int64_t a) const { return static_cast<int>(expert_of(a) / case_.experts_per_rank); }
 
   void forward(Dispatcher& dispatcher) {
     const Context ctx{workspace};
@@ -143,7 +135,7 @@ class Batch {
     const Tensor dweights = workspace.tensor(DType::f32, {plan.expert_rows().total()});
     compute(dy_rows, results, dweights);
     dispatcher.combine(ctx, plan, results, dx);
-    std::fill_n(d_weights.data<float>(), d_weights.numel(), NAN);
+    from_doubles(std::vector<double>(static_cast<std::size_t>(assignments()), NAN), d_weights);
     dispatcher.return_weights(ctx, plan, dweights, d_weights);
   }
 
@@ -152,36 +144,41 @@ class Batch {
     // f32: a few dozen terms in another order. bf16: as they are stored at each expert and at each of up to
     // two relays, sums of terms of either sign.
     const double tolerance = case_.dtype == DType::f32 ? 1e-5 : 0.03;
+    const std::vector<double> inputs = to_doubles(x);
+    const std::vector<double> outputs = to_doubles(y);
+    const std::vector<double> upstream = to_doubles(dy);
+    const std::vector<double> gradients = to_doubles(dx);
+    const std::vector<double> d_top_weights = to_doubles(d_weights);
     for (std::int64_t t = 0; t < tokens; ++t) {
       for (std::int64_t h = 0; h < kHidden; ++h) {
         double gain = 0.0;
         for (std::int64_t a = t * top_k; a < (t + 1) * top_k; ++a)
-          if (kept(a)) gain += weight(a) * factor(top_experts.data<std::int32_t>()[a], h);
-        const std::int64_t i = t * kHidden + h;
-        ASSERT_NEAR(value_at(y, i), gain * value_at(x, i),
-                    tolerance * (std::abs(gain * value_at(x, i)) + 0.1))
+          if (kept(a)) gain += weights_[static_cast<std::size_t>(a)] * factor(expert_of(a), h);
+        const auto i = static_cast<std::size_t>(t * kHidden + h);
+        ASSERT_NEAR(outputs[i], gain * inputs[i], tolerance * (std::abs(gain * inputs[i]) + 0.1))
             << "token " << t << " column " << h;
-        ASSERT_NEAR(value_at(dx, i), gain * value_at(dy, i),
-                    tolerance * (std::abs(gain * value_at(dy, i)) + 0.1))
+        ASSERT_NEAR(gradients[i], gain * upstream[i], tolerance * (std::abs(gain * upstream[i]) + 0.1))
             << "token " << t << " column " << h;
       }
       for (std::int64_t a = t * top_k; a < (t + 1) * top_k; ++a) {
         double expected = 0.0;
-        for (std::int64_t h = 0; h < kHidden && kept(a); ++h)
-          expected += factor(top_experts.data<std::int32_t>()[a], h) * value_at(x, t * kHidden + h) *
-                      value_at(dy, t * kHidden + h);
-        ASSERT_NEAR(d_weights.data<float>()[a], expected, 1e-5 * (std::abs(expected) + 10.0))
+        for (std::int64_t h = 0; h < kHidden && kept(a); ++h) {
+          const auto i = static_cast<std::size_t>(t * kHidden + h);
+          expected += factor(expert_of(a), h) * inputs[i] * upstream[i];
+        }
+        ASSERT_NEAR(d_top_weights[static_cast<std::size_t>(a)], expected, 1e-5 * (std::abs(expected) + 10.0))
             << "assignment " << a;
       }
     }
   }
 
   std::int64_t experts = 0, tokens = 0, top_k = 0;
-  Tensor top_experts, x, dy, y, dx, d_weights;
+  std::vector<std::int64_t> chosen;  // [T k]: experts
+  Tensor x, dy, y, dx, d_weights;
   Pft pft;
   DispatchPlan plan;
   RowPair x_rows;
-  Arena saved{{}, MemoryTag::saved}, workspace{{}, MemoryTag::workspace};
+  Arena saved{test_device(), MemoryTag::saved}, workspace{test_device(), MemoryTag::workspace};
 
  private:
   std::vector<std::int64_t> allowed(const NodeMap& map) const {
@@ -196,39 +193,55 @@ class Batch {
     }
     return experts_allowed;
   }
-  float weight(std::int64_t a) const { return pft.weights.data<float>()[pft.rows.data<std::int32_t>()[a]]; }
 
-  static std::pair<Tensor, std::int64_t> locate(const RowPair& pair, const Tensor& index, std::int64_t r) {
-    const std::int64_t at = index.defined() ? index.data<std::int32_t>()[r] : r;
-    return at < pair.local.dim(0) ? std::pair(pair.local, at)
-                                  : std::pair(pair.remote, at - pair.local.dim(0));
+  // Both matrices of a pair on the host, one behind the other.
+  static std::vector<double> values_of(const RowPair& pair) {
+    std::vector<double> values = to_doubles(pair.local);
+    if (!pair.remote.defined()) return values;
+    const std::vector<double> remote = to_doubles(pair.remote);
+    values.insert(values.end(), remote.begin(), remote.end());
+    return values;
   }
 
   // Results w f x; with dweights, <f x, the row of forward> as well.
   void compute(const RowPair& in, const RowPair& out, const Tensor& dweights) const {
     const ExpertRows rows = plan.expert_rows();
-    std::int64_t r = 0;
+    const std::vector<double> from = values_of(in);
+    const std::vector<double> x_from = values_of(x_rows);
+    const std::vector<double> weights = to_doubles(rows.weights);
+    std::vector<double> to = values_of(out);
+    std::vector<double> products;
+    const auto indices = [](const Tensor& index) {
+      return index.defined() ? to_doubles(index) : std::vector<double>();
+    };
+    const std::vector<double> source = indices(rows.source);
+    const std::vector<double> destination = indices(rows.destination);
+    const auto first_of = [](const std::vector<double>& index, std::size_t r) {
+      return static_cast<std::size_t>(kHidden) * (index.empty() ? r : static_cast<std::size_t>(index[r]));
+    };
+    std::size_t r = 0;
     for (std::size_t e = 0; e < rows.per_expert.size(); ++e) {
       const std::int64_t expert = ep_.rank() * case_.experts_per_rank + static_cast<std::int64_t>(e);
       for (std::int64_t i = 0; i < rows.per_expert[e]; ++i, ++r) {
-        const auto [from, row] = locate(in, rows.source, r);
-        const auto [to, to_row] = locate(out, rows.destination, r);
-        const auto [x_from, x_row] = locate(x_rows, rows.source, r);
-        double product = 0.0;
-        for (std::int64_t h = 0; h < kHidden; ++h) {
-          const double value = factor(expert, h) * value_at(from, row * kHidden + h);
-          set_value(to, to_row * kHidden + h, static_cast<double>(rows.weights.data<float>()[r]) * value);
-          product += value * value_at(x_from, x_row * kHidden + h);
+        products.push_back(0.0);
+        for (std::size_t h = 0; h < kHidden; ++h) {
+          const double value = factor(expert, static_cast<std::int64_t>(h)) * from[first_of(source, r) + h];
+          to[first_of(destination, r) + h] = weights[r] * value;
+          products.back() += value * x_from[first_of(source, r) + h];
         }
-        if (dweights.defined()) dweights.data<float>()[r] = static_cast<float>(product);
       }
     }
-    ASSERT_EQ(r, rows.total());
+    ASSERT_EQ(static_cast<std::int64_t>(r), rows.total());
+    const auto local = static_cast<std::ptrdiff_t>(out.local.numel());
+    from_doubles(std::vector<double>(to.begin(), to.begin() + local), out.local);
+    if (out.remote.defined()) from_doubles(std::vector<double>(to.begin() + local, to.end()), out.remote);
+    if (dweights.defined()) from_doubles(products, dweights);
   }
 
   DispatchCase case_;
   Communicator& ep_;
-  Arena memory_{{}, MemoryTag::parameters};
+  std::vector<double> weights_, rows_;  // [T k]
+  Arena memory_{test_device(), MemoryTag::parameters};
 };
 
 inline std::vector<DispatchCase> cases() {

@@ -11,8 +11,10 @@
 
 #include "base/rng.h"
 #include "comm/mesh.h"
+#include "distributed/device.h"
 #include "model/parameter.h"
 #include "moe/layer.h"
+#include "support/compare.h"
 
 namespace xmoe {
 
@@ -45,9 +47,9 @@ class LayerFixture {
                std::int64_t tokens, const MoeConfig& config, const MoeRecompute& recompute = {})
       : case_(c),
         experts_(c.experts_per_rank * world_size),
-        memory_({}, MemoryTag::parameters),
-        saved_({}, MemoryTag::saved),
-        workspace_({}, MemoryTag::workspace) {
+        memory_(distributed::test_device(), MemoryTag::parameters),
+        saved_(distributed::test_device(), MemoryTag::saved),
+        workspace_(distributed::test_device(), MemoryTag::workspace) {
     weights.router = weight("router", {experts_, c.hidden}, {}, 0.5, DType::f32);
     const bool gated = c.activation == Activation::swiglu;
     Sharding w1;
@@ -70,8 +72,10 @@ class LayerFixture {
       weights.shared_w2 = weight("shared_w2", {1, c.hidden, c.shared}, {}, 0.3, c.dtype);
     }
     if (c.favoured >= 0) {
-      weights.router_bias = memory_.zeros(DType::f32, {experts_});
-      weights.router_bias.data<float>()[c.favoured % experts_] = 100.0F;
+      std::vector<double> bias(static_cast<std::size_t>(experts_), 0.0);
+      bias[static_cast<std::size_t>(c.favoured % experts_)] = 100.0;
+      weights.router_bias = memory_.tensor(DType::f32, {experts_});
+      from_doubles(bias, weights.router_bias);
     }
     x = filled("x", {tokens, c.hidden}, first_token * c.hidden, 1.0, c.dtype);
     dy = filled("dy", {tokens, c.hidden}, first_token * c.hidden, 1.0, c.dtype);
@@ -98,28 +102,23 @@ class LayerFixture {
   std::size_t saved_bytes = 0;
 
  private:
-  static void set(const Tensor& t, std::int64_t i, double value) {
-    if (t.dtype() == DType::f32) {
-      t.data<float>()[i] = static_cast<float>(value);
-    } else {
-      t.data<bf16>()[i] = bf16(static_cast<float>(value));
-    }
-  }
   Tensor filled(const std::string& name, const Shape& shape, std::int64_t first, double scale, DType dtype) {
-    const Tensor t = memory_.tensor(dtype, shape);
     const Rng rng(7, name);
-    for (std::int64_t i = 0; i < t.numel(); ++i)
-      set(t, i, scale * rng.normal(static_cast<std::uint64_t>(first + i)));
+    std::vector<double> values;
+    for (std::int64_t i = 0; i < shape.numel(); ++i)
+      values.push_back(scale * rng.normal(static_cast<std::uint64_t>(first + i)));
+    const Tensor t = memory_.tensor(dtype, shape);
+    from_doubles(values, t);
     return t;
   }
   Weight weight(const std::string& name, const Shape& global, const Sharding& sharding, double scale,
                 DType dtype) {
     const Tensor value = memory_.tensor(dtype, sharding.local_shape(global));
     const Rng rng(7, name);
-    for (std::int64_t i = 0; i < value.numel(); ++i) {
-      const auto index = static_cast<std::uint64_t>(sharding.global_index(global, i));
-      set(value, i, scale * rng.normal(index));
-    }
+    std::vector<double> values;
+    for (std::int64_t i = 0; i < value.numel(); ++i)
+      values.push_back(scale * rng.normal(static_cast<std::uint64_t>(sharding.global_index(global, i))));
+    from_doubles(values, value);
     return {value, memory_.zeros(DType::f32, value.shape())};
   }
 
@@ -141,20 +140,17 @@ inline MoeConfig config_of(const LayerCase& c, int world_size) {
   return config;
 }
 
-inline double value_at(const Tensor& t, std::int64_t i) {
-  return static_cast<double>(t.dtype() == DType::f32 ? t.data<float>()[i]
-                                                     : static_cast<float>(t.data<bf16>()[i]));
-}
-
 // Largest difference relative to the largest magnitude.
 inline double difference(const Tensor& a, const Tensor& b) {
   EXPECT_EQ(a.numel(), b.numel());
+  const std::vector<double> actual = to_doubles(a);
+  const std::vector<double> expected = to_doubles(b);
   double worst = 0.0;
   double scale = 1e-30;
-  for (std::int64_t i = 0; i < a.numel(); ++i) {
-    const double d = std::abs(value_at(a, i) - value_at(b, i));
+  for (std::size_t i = 0; i < actual.size(); ++i) {
+    const double d = std::abs(actual[i] - expected[i]);
     worst = std::isnan(d) ? INFINITY : std::max(worst, d);
-    scale = std::max(scale, std::abs(value_at(b, i)));
+    scale = std::max(scale, std::abs(expected[i]));
   }
   return worst / scale;
 }

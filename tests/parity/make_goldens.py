@@ -71,6 +71,18 @@ CASES = {
         "moe": dict(ffn_hidden=12, shared_ffn_hidden=8, activation="swiglu", capacity_factor=0.9, min_capacity=2),
         "batch": 2,
     },
+    # Every token goes to every expert, so that rounding cannot change the choice, and sizes that tensor cores take:
+    # what is compared in bf16.
+    "every_expert": {
+        "model": dict(layers=2, hidden=64, ffn_hidden=64, heads=4, kv_heads=2, head_dim=16, vocabulary=61, seq_length=24,
+                      norm="rms_norm", norm_epsilon=1e-5, rotary_base=10000.0, tied_embeddings=False, first_k_dense=0,
+                      moe_layer_freq=1),
+        "router": dict(experts=4, top_k=4, score_function="softmax", pre_softmax=True, normalize_topk=True,
+                       scaling_factor=1.0, groups=1, topk_groups=1, expert_bias=False, bias_update_rate=0.0,
+                       aux_loss_coeff=0.01, z_loss_coeff=0.001),
+        "moe": dict(ffn_hidden=32, shared_ffn_hidden=64, activation="swiglu", capacity_factor=None, min_capacity=4),
+        "batch": 2,
+    },
     # Raw softmax probabilities as weights, groups ranked by their best expert (DeepSeek-V2), a bound that binds an
     # expert only now and then.
     "raw_softmax_groups": {

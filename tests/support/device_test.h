@@ -22,14 +22,16 @@ namespace xmoe {
 // How GoogleTest and ctest call the parameter.
 inline void PrintTo(const Device& device, std::ostream* out) { *out << name_of(device); }
 
+inline void skip_unusable(const Device& device) {
+  const std::string reason = why_unusable(device);
+  if (reason.empty()) return;
+  if (std::getenv("XMOE_REQUIRE_GPU") != nullptr) FAIL() << reason;
+  GTEST_SKIP() << reason;
+}
+
 class DeviceTest : public testing::TestWithParam<Device> {
  protected:
-  void SetUp() override {
-    const std::string reason = why_unusable(device());
-    if (reason.empty()) return;
-    if (std::getenv("XMOE_REQUIRE_GPU") != nullptr) FAIL() << reason;
-    GTEST_SKIP() << reason;
-  }
+  void SetUp() override { skip_unusable(device()); }
 
   static const Device& device() { return GetParam(); }
 };

@@ -21,12 +21,16 @@ constexpr std::int64_t kFirstTokens = 64;
 
 class Trial {
  public:
-  Trial(Communicator& ep, const MoeConfig& config, std::int64_t tokens, std::int64_t hidden, DType dtype)
-      : ep_(ep) {
+  Trial(Communicator& ep, const MoeConfig& config, std::int64_t tokens, std::int64_t hidden, DType dtype,
+        const Device& device)
+      : ep_(ep),
+        data_(device, MemoryTag::workspace),
+        saved_(device, MemoryTag::saved),
+        workspace_(device, MemoryTag::workspace) {
     const RouterConfig& router = config.router;
     const SyntheticRouting uniform =
         synthetic_routing(data_, router.experts, router.top_k, tokens, /*zipf=*/0.0, ep.rank());
-    pft_ = build_pft(data_, router.experts, uniform.top_experts, uniform.top_weights, std::nullopt);
+    pft_ = build_pft({data_}, data_, router.experts, uniform.top_experts, uniform.top_weights, std::nullopt);
     x_ = data_.zeros(dtype, {tokens, hidden});
     y_ = data_.zeros(dtype, x_.shape());
   }
@@ -41,12 +45,13 @@ class Trial {
     dispatcher.dispatch(ctx, saved_, plan, x_);
     const RowPair results = dispatcher.results(saved_, plan, x_);
     dispatcher.combine(ctx, plan, results, y_);
+    synchronize(ctx.device());
     return ep_.all_reduce(timer.seconds(), ReduceOp::max);
   }
 
  private:
   Communicator& ep_;
-  Arena data_{{}, MemoryTag::workspace}, saved_{{}, MemoryTag::saved}, workspace_{{}, MemoryTag::workspace};
+  Arena data_, saved_, workspace_;
   Pft pft_;
   Tensor x_, y_;
 };
@@ -59,7 +64,8 @@ double median(std::array<double, kTrials> times) {
 }  // namespace
 
 DispatcherChoice choose_dispatcher(Communicator& ep, Communicator& ep_node, const MoeConfig& config,
-                                   std::int64_t tokens, std::int64_t hidden, DType dtype) {
+                                   std::int64_t tokens, std::int64_t hidden, DType dtype,
+                                   const Device& device) {
   if (ep.size() == 1) return {DispatcherKind::flat, "flat: every rank holds all experts"};
   const auto flat = make_flat_dispatcher(ep);
   const auto rbd = make_rbd_dispatcher(ep, ep_node);
@@ -67,13 +73,13 @@ DispatcherChoice choose_dispatcher(Communicator& ep, Communicator& ep_node, cons
   const std::int64_t all_tokens = std::max<std::int64_t>(1, ep.all_reduce(tokens, ReduceOp::max));
   std::int64_t tried = std::min(kFirstTokens, all_tokens);
   while (tried < all_tokens) {
-    Trial trial(ep, config, tried, hidden, dtype);
+    Trial trial(ep, config, tried, hidden, dtype, device);
     trial.seconds(*flat);  // memory is touched
     trial.seconds(*rbd);
     if (std::max(trial.seconds(*flat), trial.seconds(*rbd)) > kTrialSeconds) break;
     tried = std::min(2 * tried, all_tokens);
   }
-  Trial trial(ep, config, tried, hidden, dtype);
+  Trial trial(ep, config, tried, hidden, dtype, device);
   std::array<double, kTrials> flat_times{};
   std::array<double, kTrials> rbd_times{};
   trial.seconds(*flat);

@@ -20,6 +20,7 @@ struct DispatcherChoice {
 // measuring when ep is one rank.
 DispatcherChoice choose_dispatcher(Communicator& ep, Communicator& ep_node, const MoeConfig& config,
                                    std::int64_t tokens,  // of a rank in one MoE layer
-                                   std::int64_t hidden, DType dtype);
+                                   std::int64_t hidden, DType dtype,
+                                   const Device& device = {});  // that the rows are on
 
 }  // namespace xmoe

@@ -9,18 +9,12 @@ std::int64_t DispatchPlan::received() const {
 }
 
 std::size_t DispatchPlan::bytes() const {
-  return send_tokens.bytes() + send_weights.bytes() + combine_index.bytes() + source.bytes() +
-         destination.bytes() + weights.bytes() + relay.bytes();
-}
-
-std::size_t RelayPlan::bytes() const {
-  std::size_t total = local_entries.bytes() + local_assignments.bytes() + own_index.bytes() +
-                      relay_index.bytes() + back_index.bytes() + relay_weight.bytes() + back_weight.bytes();
-  for (const Leg* leg : {&crossing, &own, &relayed}) total += leg->rows.bytes() + leg->entries.bytes();
+  std::size_t total = 0;
+  for_each_tensor(*this, [&](const Tensor& tensor) { total += tensor.bytes(); });
   return total;
 }
 
-RowPair Dispatcher::dispatch(const Context& ctx, Arena& arena, DispatchPlan& plan, const Tensor& x) {
+RowPair Dispatcher::dispatch(const Context& ctx, Arena& arena, const DispatchPlan& plan, const Tensor& x) {
   // Rows that stay in the workspace must outlive what is packed there: begin with them.
   if (&arena == &ctx.workspace) {
     const auto passage = begin_dispatch(ctx, arena, plan, x);

@@ -37,24 +37,36 @@ struct DispatchPlan {
   std::int64_t tokens = 0;  // T
   // All rows are copied into a received buffer; else rows of own tokens are read from x itself.
   bool packed = false;
-  // Rows to send, in order of destination rank: the token that each holds; -1: a padding row of zeros.
-  Tensor send_tokens;                   // [rows] i32
-  Tensor send_weights;                  // [rows] f32: travel with the rows of the first dispatch
+  // Rows of this rank's tokens, as `local` of what combine() takes has them, in order of destination rank.
+  std::int64_t local_rows = 0;
+  // Those that stay here, [own_begin, own_begin + own_rows); all others are sent. Packed: none.
+  std::int64_t own_begin = 0, own_rows = 0;
+  Tensor row_tokens;  // [local_rows] i32: the token of each; -1: a padding row. Undefined if none is sent.
   std::vector<std::int64_t> send_rows;  // [ep]
   std::vector<std::int64_t> recv_rows;  // [ep]
   // [T, k] i32: where among what comes back an assignment's gradient of its weight is (and, but for rbd, its
   // result: the row of `local` in what combine() takes); -1 if dropped.
   Tensor combine_index;
-  std::int64_t local_rows = 0;           // rows of `local` in what combine() takes
   std::vector<std::int64_t> per_expert;  // [E / ep] rows of the local experts; sums to R
   Tensor source, destination;            // [R] i32, as in ExpertRows
   Tensor weights;                        // [R] f32
-  bool complete = true;                  // expert_rows() is valid; else from the end of the first dispatch on
   RelayPlan relay;                       // of the two-stage dispatcher, in the place of send_* and recv_*
 
   ExpertRows expert_rows() const { return {per_expert, source, destination, weights}; }
+  std::int64_t sent() const { return local_rows - own_rows; }
   std::int64_t received() const;  // rows that come from other ranks (packed: from all)
   std::size_t bytes() const;      // of the tensors above, kept until backward
+
+  // Calls f(tensor) for each; where destination is source, once for both.
+  template <typename Plan, typename F>
+  static void for_each_tensor(Plan& plan, F&& f) {
+    f(plan.row_tokens);
+    f(plan.combine_index);
+    if (plan.destination.raw() != plan.source.raw()) f(plan.destination);
+    f(plan.source);
+    f(plan.weights);
+    RelayPlan::for_each_tensor(plan.relay, f);
+  }
 };
 
 // Rows under way. Buffers come from the arenas given to begin_*, whose scopes must outlive it; one that is
@@ -73,16 +85,17 @@ class Dispatcher {
   virtual ~Dispatcher() = default;
 
   // A plan for each batch of tokens of a layer, of which all ranks have equally many. Exchanges the counts of
-  // all at once: the one place of a layer where the host waits for them. A plan's arrays come from `saved`;
-  // those that depend on what other ranks send (expert_rows()) are filled in by the first dispatch.
+  // all at once, then the weights or what else describes the rows: the one place of a layer where the host
+  // waits. A plan's arrays come from `saved`.
   virtual std::vector<DispatchPlan> plans(const Context& ctx, Arena& saved, std::span<const Pft> pfts) = 0;
   DispatchPlan plan(const Context& ctx, Arena& saved, const Pft& pft) {
     return std::move(plans(ctx, saved, {&pft, 1}).front());
   }
+  // Whether plans keep token_ids and rows of their PFT, which must then come from `saved`.
+  virtual bool keeps_pft() const { return false; }
   // x [T, H] -> where the local experts find their rows. Received rows come from `arena`, buffers to send
-  // from ctx.workspace. `plan` stays where it is until the passage has ended; the
-  // first one completes it.
-  virtual std::unique_ptr<Passage> begin_dispatch(const Context& ctx, Arena& arena, DispatchPlan& plan,
+  // from ctx.workspace. `plan` stays where it is until the passage has ended.
+  virtual std::unique_ptr<Passage> begin_dispatch(const Context& ctx, Arena& arena, const DispatchPlan& plan,
                                                   const Tensor& x) = 0;
   // Room for the experts' results, to be given to combine().
   virtual RowPair results(Arena& arena, const DispatchPlan& plan, const Tensor& like) = 0;
@@ -94,7 +107,7 @@ class Dispatcher {
                               const Tensor& d_top_weights) = 0;
 
   // The same without anything in between. What dispatch() took from ctx.workspace is given back.
-  RowPair dispatch(const Context& ctx, Arena& arena, DispatchPlan& plan, const Tensor& x);
+  RowPair dispatch(const Context& ctx, Arena& arena, const DispatchPlan& plan, const Tensor& x);
   void combine(const Context& ctx, const DispatchPlan& plan, const RowPair& results, const Tensor& out);
 };
 

@@ -1,40 +1,75 @@
 // The padding-free dispatcher: one uneven all-to-all in each direction. Only rows that change rank are
 // packed, sent and kept; rows whose experts are on this rank are read from x where it lies.
 //
-// Rows of this rank's tokens ("local" in combine) are ordered: first those that come back from other ranks,
-// by rank, so that the all-to-all writes them in place; then those computed here, which the experts write in
-// place.
+// Rows of this rank's tokens ("local" in combine) are in the order of the PFT, which is that of the ranks
+// that hold their experts: those of lower ranks, those that stay here, those of higher ranks. What comes back
+// is written in place, on both sides of what the experts here write in place. So the PFT's own arrays serve
+// as the plan's.
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <numeric>
 
 #include "moe/dispatch/dispatcher.h"
 #include "moe/dispatch/passage.h"
+#include "ops/elementwise/elementwise.h"
 #include "ops/gather/gather.h"
+#include "ops/runs/runs.h"
 
 namespace xmoe {
 
 namespace {
 
-// Fills in, the first time, the weights that came with the rows.
+// An exchange between the rows of this rank's tokens, [B, ...], and those received, [S, ...]: in two parts,
+// as the former lie on both sides of those that stay. What one rank sends to higher ranks the others receive
+// from lower ones, so these make up a part. Must outlive the parts.
+class Sides {
+ public:
+  Sides(const DispatchPlan& plan, int self) : plan_(plan) {
+    const auto below = static_cast<std::size_t>(self);
+    for (std::size_t side = 0; side < 2; ++side) {
+      own_[side].assign(plan.send_rows.size(), 0);
+      remote_[side].assign(plan.recv_rows.size(), 0);
+    }
+    for (std::size_t r = 0; r < plan.send_rows.size(); ++r) {
+      own_[r < below ? 0 : 1][r] = plan.send_rows[r];
+      remote_[r < below ? 0 : 1][r] = plan.recv_rows[r];
+    }
+    received_below_ = std::accumulate(remote_[0].begin(), remote_[0].end(), std::int64_t{0});
+  }
+
+  void add_outward(const Tensor& own, const Tensor& remote, std::vector<ExchangePart>& parts) const {
+    for (std::size_t side = 0; side < 2; ++side)
+      parts.push_back({own_side(own, side), own_[side], remote_side(remote, 1 - side), remote_[1 - side]});
+  }
+  void add_homeward(const Tensor& own, const Tensor& remote, std::vector<ExchangePart>& parts) const {
+    for (std::size_t side = 0; side < 2; ++side)
+      parts.push_back({remote_side(remote, side), remote_[side], own_side(own, 1 - side), own_[1 - side]});
+  }
+
+ private:
+  Tensor own_side(const Tensor& own, std::size_t side) const {
+    return side == 0 ? own.slice(0, plan_.own_begin)
+                     : own.slice(plan_.own_begin + plan_.own_rows, plan_.local_rows);
+  }
+  Tensor remote_side(const Tensor& remote, std::size_t side) const {
+    return side == 0 ? remote.slice(0, received_below_) : remote.slice(received_below_, remote.dim(0));
+  }
+
+  const DispatchPlan& plan_;
+  std::array<std::vector<std::int64_t>, 2> own_, remote_;
+  std::int64_t received_below_ = 0;
+};
+
 struct FlatPassage final : Passage {
-  FlatPassage(const Communicator& ranks, DispatchPlan& routing) : group(ranks), plan(routing) {}
+  explicit FlatPassage(const Communicator& ranks) : group(ranks) {}
   RowPair end() override {
     wait_timed(group, transfer.get());
-    if (plan.complete) return rows;
-    const profile::Scope scope(profile::Activity::pft);
-    const auto* source = plan.source.data<std::int32_t>();
-    auto* weights = plan.weights.data<float>();
-    for (std::int64_t r = 0; r < plan.weights.dim(0); ++r)
-      if (source[r] >= plan.tokens) weights[r] = received_weights.data<float>()[source[r] - plan.tokens];
-    plan.complete = true;
     return rows;
   }
 
   const Communicator& group;
-  DispatchPlan& plan;
   RowPair rows;
-  Tensor received_weights;  // [S] f32
   std::unique_ptr<Transfer> transfer;
 };
 
@@ -44,29 +79,31 @@ class FlatDispatcher final : public Dispatcher {
 
   std::vector<DispatchPlan> plans(const Context& ctx, Arena& saved, std::span<const Pft> pfts) override {
     const profile::Scope timed(profile::Activity::pft);
-    const std::vector<Counts> incoming = exchange_counts(ctx, pfts);
+    const std::vector<Counts> incoming = exchange_counts(pfts);
     std::vector<DispatchPlan> made;
-    for (std::size_t i = 0; i < pfts.size(); ++i) made.push_back(make_plan(saved, pfts[i], incoming[i]));
+    for (std::size_t i = 0; i < pfts.size(); ++i) made.push_back(make_plan(ctx, saved, pfts[i], incoming[i]));
+    if (ep_.size() > 1) exchange_weights(ctx, pfts, made);
     return made;
   }
 
-  std::unique_ptr<Passage> begin_dispatch(const Context& ctx, Arena& arena, DispatchPlan& plan,
+  bool keeps_pft() const override { return true; }
+
+  std::unique_ptr<Passage> begin_dispatch(const Context& ctx, Arena& arena, const DispatchPlan& plan,
                                           const Tensor& x) override {
-    auto passage = std::make_unique<FlatPassage>(ep_, plan);
+    auto passage = std::make_unique<FlatPassage>(ep_);
     passage->rows.local = x;
     if (ep_.size() == 1) return passage;
     passage->rows.remote = arena.tensor(x.dtype(), {plan.received(), x.dim(1)});
-    const Tensor send = ctx.workspace.tensor(x.dtype(), {plan.send_tokens.dim(0), x.dim(1)});
+    const Tensor send = ctx.workspace.tensor(x.dtype(), {plan.sent(), x.dim(1)});
     {
       const profile::Scope scope(profile::Activity::gather);
-      gather_rows(ctx, x, plan.send_tokens, send);
+      const std::int64_t begin = plan.own_begin;
+      gather_rows(ctx, x, plan.row_tokens.slice(0, begin), send.slice(0, begin));
+      gather_rows(ctx, x, plan.row_tokens.slice(begin + plan.own_rows, plan.local_rows),
+                  send.slice(begin, plan.sent()));
     }
-    std::vector<ExchangePart> parts = {{send, plan.send_rows, passage->rows.remote, plan.recv_rows}};
-    if (!plan.complete) {
-      passage->received_weights = ctx.workspace.tensor(DType::f32, {plan.received()});
-      parts.push_back({plan.send_weights, plan.send_rows, passage->received_weights, plan.recv_rows});
-    }
-    passage->transfer = start_timed(ep_, parts);
+    const ExchangePart part{send, plan.send_rows, passage->rows.remote, plan.recv_rows};
+    passage->transfer = start_timed(ep_, {&part, 1});
     return passage;
   }
 
@@ -80,59 +117,60 @@ class FlatDispatcher final : public Dispatcher {
                                          const Tensor& out) override {
     auto passage = std::make_unique<CombinePassage>(ctx, ep_, results.local, plan.combine_index, out);
     if (ep_.size() == 1) return passage;
-    const ExchangePart part{results.remote, plan.recv_rows, results.local.slice(0, plan.send_tokens.dim(0)),
-                            plan.send_rows};
-    passage->transfer = start_timed(ep_, {&part, 1});
+    const Sides sides(plan, ep_.rank());
+    std::vector<ExchangePart> parts;
+    sides.add_homeward(results.local, results.remote, parts);
+    passage->transfer = start_timed(ep_, parts);
     return passage;
   }
 
   void return_weights(const Context& ctx, const DispatchPlan& plan, const Tensor& dweights,
                       const Tensor& d_top_weights) override {
     const profile::Scope timed(profile::Activity::combine);
+    if (ep_.size() == 1) return gather_numbers(ctx, dweights, plan.combine_index, d_top_weights);
     const ArenaScope scope(ctx.workspace);
     const Tensor all = ctx.workspace.tensor(DType::f32, {plan.local_rows + plan.received()});
-    const auto* destination = plan.destination.data<std::int32_t>();
-    const auto* from = dweights.data<float>();
-    auto* to = all.data<float>();
-    for (std::int64_t r = 0; r < dweights.dim(0); ++r) to[destination[r]] = from[r];
-    if (ep_.size() > 1) {
-      const ExchangePart part{all.slice(plan.local_rows, all.dim(0)), plan.recv_rows,
-                              all.slice(0, plan.send_tokens.dim(0)), plan.send_rows};
-      wait_timed(ep_, start_timed(ep_, {&part, 1}).get());
-    }
-    const auto* index = plan.combine_index.data<std::int32_t>();
-    auto* out = d_top_weights.data<float>();
-    for (std::int64_t a = 0; a < d_top_weights.numel(); ++a) out[a] = index[a] < 0 ? 0.0F : to[index[a]];
+    scatter_numbers(ctx, dweights, plan.destination, all);
+    const Tensor own = all.slice(0, plan.local_rows);
+    const Sides sides(plan, ep_.rank());
+    std::vector<ExchangePart> parts;
+    sides.add_homeward(own, all.slice(plan.local_rows, all.dim(0)), parts);
+    wait_timed(ep_, start_timed(ep_, parts).get());
+    gather_numbers(ctx, own, plan.combine_index, d_top_weights);
   }
 
  private:
   // [ep * E / ep]: rows that rank j sends to local expert e, at j * (E / ep) + e.
   using Counts = std::vector<std::int64_t>;
 
-  std::vector<Counts> exchange_counts(const Context& ctx, std::span<const Pft> pfts) {
+  std::vector<Counts> exchange_counts(std::span<const Pft> pfts) {
     std::vector<Counts> incoming;
     for (const Pft& pft : pfts) incoming.push_back(pft.per_expert);
     if (ep_.size() == 1) return incoming;
-    const ArenaScope scope(ctx.workspace);
-    // Each rank's counts of all batches lie together.
+    // Each rank's counts of all batches lie together. Host memory, whatever the device.
     const std::int64_t ranks = ep_.size();
     const auto batches = static_cast<std::int64_t>(pfts.size());
     const std::int64_t local_experts = static_cast<std::int64_t>(incoming.front().size()) / ranks;
-    const Tensor send = ctx.workspace.tensor(DType::i64, {ranks, batches, local_experts});
-    const Tensor recv = ctx.workspace.tensor(DType::i64, send.shape());
-    const auto for_each_run = [&](const Tensor& counts, auto&& fn) {
+    const Shape shape{ranks, batches, local_experts};
+    Counts send(static_cast<std::size_t>(shape.numel()));
+    Counts recv(send.size());
+    const auto for_each_run = [&](Counts& counts, auto&& fn) {
+      auto* run = counts.data();
       for (std::int64_t j = 0; j < ranks; ++j)
-        for (std::int64_t b = 0; b < batches; ++b)
-          fn(counts[j][b].data<std::int64_t>(),
-             incoming[static_cast<std::size_t>(b)].data() + j * local_experts);
+        for (Counts& of_batch : incoming) {
+          fn(run, of_batch.data() + j * local_experts);
+          run += local_experts;
+        }
     };
     for_each_run(send, [&](std::int64_t* run, std::int64_t* own) { std::copy_n(own, local_experts, run); });
-    exchange_counts_timed(ep_, send, recv);
+    exchange_counts_timed(ep_, Tensor(send.data(), DType::i64, shape),
+                          Tensor(recv.data(), DType::i64, shape));
     for_each_run(recv, [&](std::int64_t* run, std::int64_t* own) { std::copy_n(run, local_experts, own); });
     return incoming;
   }
 
-  DispatchPlan make_plan(Arena& saved, const Pft& pft, const Counts& incoming) const {
+  // All but the weights of rows from other ranks.
+  DispatchPlan make_plan(const Context& ctx, Arena& saved, const Pft& pft, const Counts& incoming) const {
     const auto ranks = static_cast<std::size_t>(ep_.size());
     const auto self = static_cast<std::size_t>(ep_.rank());
     const std::size_t local_experts = pft.per_expert.size() / ranks;
@@ -140,18 +178,16 @@ class FlatDispatcher final : public Dispatcher {
     DispatchPlan plan;
     plan.tokens = pft.tokens;
     plan.local_rows = pft.kept();
+    plan.combine_index = pft.rows;
     plan.send_rows.assign(ranks, 0);
     plan.recv_rows.assign(ranks, 0);
     for (std::size_t e = 0; e < pft.per_expert.size(); ++e) {
       plan.send_rows[e / local_experts] += pft.per_expert[e];
       plan.recv_rows[e / local_experts] += incoming[e];
     }
-    // The segment of the PFT that stays here; all else is sent in the order of the PFT.
-    const std::int64_t own_begin = std::accumulate(
+    plan.own_begin = std::accumulate(
         plan.send_rows.begin(), plan.send_rows.begin() + static_cast<std::ptrdiff_t>(self), std::int64_t{0});
-    const std::int64_t own_rows = plan.send_rows[self];
-    const std::int64_t own_end = own_begin + own_rows;
-    const std::int64_t sent = pft.kept() - own_rows;
+    plan.own_rows = plan.send_rows[self];
     plan.send_rows[self] = 0;
     plan.recv_rows[self] = 0;
     const std::int64_t indexed = std::max(plan.tokens, plan.local_rows) + plan.received();
@@ -159,79 +195,66 @@ class FlatDispatcher final : public Dispatcher {
         indexed <= std::numeric_limits<std::int32_t>::max(),
         "{} rows of one MoE layer on one rank are more than 32 bits number: the micro-batch is too large",
         indexed);
-
-    const auto* token_ids = pft.token_ids.data<std::int32_t>();
-    plan.send_tokens = saved.tensor(DType::i32, {sent});
-    auto* send_tokens = plan.send_tokens.data<std::int32_t>();
-    std::copy(token_ids, token_ids + own_begin, send_tokens);
-    std::copy(token_ids + own_end, token_ids + pft.kept(), send_tokens + own_begin);
-    const auto* weights = pft.weights.data<float>();
-    plan.send_weights = saved.tensor(DType::f32, {sent});
-    auto* send_weights = plan.send_weights.data<float>();
-    std::copy(weights, weights + own_begin, send_weights);
-    std::copy(weights + own_end, weights + pft.kept(), send_weights + own_begin);
-
-    plan.combine_index = saved.tensor(DType::i32, pft.rows.shape());
-    const auto* pft_rows = pft.rows.data<std::int32_t>();
-    auto* combine = plan.combine_index.data<std::int32_t>();
-    for (std::int64_t a = 0; a < pft.tokens * pft.top_k; ++a) {
-      const std::int64_t row = pft_rows[a];
-      const std::int64_t place = row < own_begin ? row
-                                 : row < own_end ? sent + row - own_begin
-                                                 : row - own_rows;
-      combine[a] = static_cast<std::int32_t>(place);
-    }
-
     plan.per_expert.assign(local_experts, 0);
     for (std::size_t e = 0; e < incoming.size(); ++e) plan.per_expert[e % local_experts] += incoming[e];
-    const std::int64_t total =
-        std::accumulate(plan.per_expert.begin(), plan.per_expert.end(), std::int64_t{0});
-    plan.source = saved.tensor(DType::i32, {total});
-    plan.destination = saved.tensor(DType::i32, {total});
+    const std::int64_t total = plan.expert_rows().total();
     plan.weights = saved.tensor(DType::f32, {total});
-    place_rows(plan, pft, incoming, own_begin);
-    plan.complete = ep_.size() == 1;
+    if (ranks == 1) {  // the experts compute the rows in the order of the PFT
+      plan.source = pft.token_ids;
+      copy(ctx, pft.weights, plan.weights);
+      return plan;
+    }
+    plan.row_tokens = pft.token_ids;
+    plan.destination = saved.tensor(DType::i32, {total});
+    plan.source = saved.tensor(DType::i32, {total});
+    fill_runs(ctx, runs_of(plan, incoming), plan.destination);
+    // The source of each destination: of own rows their token, of received ones the row itself.
+    const ArenaScope scope(ctx.workspace);
+    const Tensor source = ctx.workspace.tensor(DType::i32, {plan.local_rows + plan.received()});
+    copy(ctx, pft.token_ids, source.slice(0, plan.local_rows));
+    const Run received{plan.tokens, plan.received()};
+    fill_runs(ctx, {&received, 1}, source.slice(plan.local_rows, source.dim(0)));
+    gather_numbers(ctx, source, plan.destination, plan.source);
     return plan;
   }
 
-  // The order in which the experts compute: by expert, then by rank of origin, then by token.
-  // Weights of rows from other ranks are filled in when they are here.
-  void place_rows(const DispatchPlan& plan, const Pft& pft, const Counts& incoming,
-                  std::int64_t own_begin) const {
-    const auto ranks = static_cast<std::size_t>(ep_.size());
+  // Destinations in the order in which the experts compute: by expert, then by rank of origin, then by token.
+  std::vector<Run> runs_of(const DispatchPlan& plan, const Counts& incoming) const {
     const auto self = static_cast<std::size_t>(ep_.rank());
     const std::size_t local_experts = plan.per_expert.size();
-    const std::int64_t sent = plan.send_tokens.dim(0);
-    std::vector<std::int64_t> next(ranks, 0);  // in the buffer of received rows
-    std::exclusive_scan(plan.recv_rows.begin(), plan.recv_rows.end(), next.begin(), std::int64_t{0});
-    std::vector<std::int64_t> begin(incoming.size());  // of the rows of (rank, expert) in that buffer
-    for (std::size_t j = 0; j < ranks; ++j)
-      for (std::size_t e = 0; e < local_experts && j != self; ++e) {
-        begin[j * local_experts + e] = next[j];
-        next[j] += incoming[j * local_experts + e];
-      }
-    auto* source = plan.source.data<std::int32_t>();
-    auto* destination = plan.destination.data<std::int32_t>();
-    auto* weights = plan.weights.data<float>();
-    const auto* token_ids = pft.token_ids.data<std::int32_t>();
-    std::int64_t r = 0;
-    std::int64_t own = own_begin;  // rows of this rank's own segment come in the order of the PFT
-    for (std::size_t e = 0; e < local_experts; ++e) {
-      for (std::size_t j = 0; j < ranks; ++j) {
-        const std::int64_t count = incoming[j * local_experts + e];
-        for (std::int64_t i = 0; i < count; ++i, ++r) {
-          if (j == self) {
-            source[r] = token_ids[own];
-            destination[r] = static_cast<std::int32_t>(sent + own - own_begin);
-            weights[r] = pft.weights.data<float>()[own++];
-          } else {
-            const std::int64_t at = begin[j * local_experts + e] + i;
-            source[r] = static_cast<std::int32_t>(plan.tokens + at);
-            destination[r] = static_cast<std::int32_t>(plan.local_rows + at);
-          }
-        }
-      }
+    std::vector<std::int64_t> begin(incoming.size());  // of the rows of (rank, expert)
+    std::int64_t received = plan.local_rows;
+    std::int64_t own = plan.own_begin;
+    for (std::size_t i = 0; i < incoming.size(); ++i) {
+      std::int64_t& next = i / local_experts == self ? own : received;
+      begin[i] = next;
+      next += incoming[i];
     }
+    std::vector<Run> runs;
+    for (std::size_t e = 0; e < local_experts; ++e)
+      for (std::size_t i = e; i < incoming.size(); i += local_experts)
+        runs.push_back({begin[i], incoming[i]});
+    return runs;
+  }
+
+  // The weights of all batches take the way of the rows, in one round of messages.
+  void exchange_weights(const Context& ctx, std::span<const Pft> pfts, std::vector<DispatchPlan>& plans) {
+    const ArenaScope scope(ctx.workspace);
+    std::vector<Tensor> all;  // by destination
+    std::vector<Sides> sides;
+    std::vector<ExchangePart> parts;
+    sides.reserve(plans.size());
+    for (std::size_t i = 0; i < plans.size(); ++i) {
+      const DispatchPlan& plan = plans[i];
+      all.push_back(ctx.workspace.tensor(DType::f32, {plan.local_rows + plan.received()}));
+      const Tensor own = all.back().slice(0, plan.local_rows);
+      copy(ctx, pfts[i].weights, own);
+      sides.emplace_back(plan, ep_.rank())
+          .add_outward(own, all.back().slice(plan.local_rows, all.back().dim(0)), parts);
+    }
+    wait_timed(ep_, start_timed(ep_, parts).get());
+    for (std::size_t i = 0; i < plans.size(); ++i)
+      gather_numbers(ctx, all[i], plans[i].destination, plans[i].weights);
   }
 
   Communicator& ep_;

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "moe/dispatch/dispatcher.h"
+#include "moe/dispatch/host_plans.h"
 #include "moe/dispatch/passage.h"
 #include "ops/gather/gather.h"
 
@@ -35,19 +36,22 @@ class PaddedDispatcher final : public Dispatcher {
 
   std::vector<DispatchPlan> plans(const Context& ctx, Arena& saved, std::span<const Pft> pfts) override {
     const profile::Scope timed(profile::Activity::pft);
-    std::vector<DispatchPlan> made;
-    for (const Pft& pft : pfts) made.push_back(make_plan(ctx, saved, pft));
-    return made;
+    return host_plans_.plans(ctx, saved, pfts,
+                             [this](const Context& host, Arena& arena, std::span<const Pft> on_host) {
+                               std::vector<DispatchPlan> made;
+                               for (const Pft& pft : on_host) made.push_back(make_plan(host, arena, pft));
+                               return made;
+                             });
   }
 
-  std::unique_ptr<Passage> begin_dispatch(const Context& ctx, Arena& arena, DispatchPlan& plan,
+  std::unique_ptr<Passage> begin_dispatch(const Context& ctx, Arena& arena, const DispatchPlan& plan,
                                           const Tensor& x) override {
     auto passage = std::make_unique<PaddedPassage>(ep_);
     passage->rows.local = arena.tensor(x.dtype(), {plan.received(), x.dim(1)});
     const Tensor send = ctx.workspace.tensor(x.dtype(), {plan.local_rows, x.dim(1)});
     {
       const profile::Scope scope(profile::Activity::gather);
-      gather_rows(ctx, x, plan.send_tokens, send);
+      gather_rows(ctx, x, plan.row_tokens, send);
     }
     const ExchangePart part{send, plan.send_rows, passage->rows.local, plan.recv_rows};
     passage->transfer = start_timed(ep_, {&part, 1});
@@ -73,13 +77,9 @@ class PaddedDispatcher final : public Dispatcher {
     const ArenaScope scope(ctx.workspace);
     const Tensor send = ctx.workspace.tensor(DType::f32, {plan.received()});
     const Tensor returned = ctx.workspace.tensor(DType::f32, {plan.local_rows});
-    for (std::int64_t r = 0; r < dweights.dim(0); ++r)
-      send.data<float>()[plan.destination.data<std::int32_t>()[r]] = dweights.data<float>()[r];
+    scatter_numbers(ctx, dweights, plan.destination, send);
     exchange(send, plan.recv_rows, returned, plan.send_rows);
-    const auto* index = plan.combine_index.data<std::int32_t>();
-    auto* out = d_top_weights.data<float>();
-    for (std::int64_t a = 0; a < d_top_weights.numel(); ++a)
-      out[a] = index[a] < 0 ? 0.0F : returned.data<float>()[index[a]];
+    gather_numbers(ctx, returned, plan.combine_index, d_top_weights);
   }
 
  private:
@@ -105,7 +105,7 @@ class PaddedDispatcher final : public Dispatcher {
     plan.recv_rows = plan.send_rows;
     plan.per_expert.assign(static_cast<std::size_t>(local_experts), ranks * capacity);
 
-    plan.send_tokens = saved.tensor(DType::i32, {rows});
+    plan.row_tokens = saved.tensor(DType::i32, {rows});
     plan.combine_index = saved.tensor(DType::i32, pft.rows.shape());
     plan.source = saved.tensor(DType::i32, {rows});
     plan.weights = saved.tensor(DType::f32, {rows});
@@ -113,13 +113,13 @@ class PaddedDispatcher final : public Dispatcher {
     const Tensor sent_weights = ctx.workspace.tensor(DType::f32, {rows});
     const Tensor place =
         ctx.workspace.tensor(DType::i32, {pft.kept()});  // of a row of the PFT in the padded buffer
-    std::fill_n(plan.send_tokens.data<std::int32_t>(), rows, -1);
+    std::fill_n(plan.row_tokens.data<std::int32_t>(), rows, -1);
     std::fill_n(sent_weights.data<float>(), rows, 0.0F);
     std::int64_t row = 0;
     for (std::int64_t e = 0; e < experts; ++e) {
       for (std::int64_t i = 0; i < pft.per_expert[static_cast<std::size_t>(e)]; ++i, ++row) {
         const std::int64_t at = e * capacity + i;
-        plan.send_tokens.data<std::int32_t>()[at] = pft.token_ids.data<std::int32_t>()[row];
+        plan.row_tokens.data<std::int32_t>()[at] = pft.token_ids.data<std::int32_t>()[row];
         sent_weights.data<float>()[at] = pft.weights.data<float>()[row];
         place.data<std::int32_t>()[row] = static_cast<std::int32_t>(at);
       }
@@ -166,6 +166,7 @@ class PaddedDispatcher final : public Dispatcher {
 
   Communicator& ep_;
   MoeConfig config_;
+  HostPlans host_plans_;
 };
 
 }  // namespace

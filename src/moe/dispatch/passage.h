@@ -17,6 +17,16 @@ inline profile::Activity exchange_activity(const Communicator& group) {
   return profile::Activity::within_node;
 }
 
+// The ops that move rows, of single numbers: out[i] = from[index[i]], 0 where the index is negative, and the
+// way back.
+inline Tensor column(const Tensor& numbers) { return numbers.reshape({numbers.numel(), 1}); }
+inline void gather_numbers(const Context& ctx, const Tensor& from, const Tensor& index, const Tensor& out) {
+  gather_rows(ctx, column(from), index.reshape({index.numel()}), column(out));
+}
+inline void scatter_numbers(const Context& ctx, const Tensor& from, const Tensor& index, const Tensor& out) {
+  scatter_rows(ctx, column(from), index, column(out));
+}
+
 // Starts an exchange of rows. When activities are timed the ranks meet first, so that the time of a transfer
 // is told apart from waiting for those that come later.
 inline std::unique_ptr<Transfer> start_timed(Communicator& group, std::span<const ExchangePart> parts) {

@@ -4,8 +4,10 @@
 //
 // The paper passes a row on once per expert; here once per rank, since the experts' op reads any number of
 // its rows from one row received.
+#include "moe/dispatch/host_plans.h"
 #include "moe/dispatch/passage.h"
 #include "moe/dispatch/rbd_plan.h"
+#include "ops/elementwise/elementwise.h"
 
 namespace xmoe {
 
@@ -16,9 +18,13 @@ class RbdDispatcher final : public Dispatcher {
   RbdDispatcher(Communicator& ep, Communicator& ep_node) : planner_(ep, ep_node), ep_(ep), node_(ep_node) {}
 
   std::vector<DispatchPlan> plans(const Context& ctx, Arena& saved, std::span<const Pft> pfts) override {
-    return planner_.plans(ctx, saved, pfts);
+    const profile::Scope timed(profile::Activity::pft);
+    return host_plans_.plans(ctx, saved, pfts,
+                             [this](const Context& host, Arena& arena, std::span<const Pft> on_host) {
+                               return planner_.plans(host, arena, on_host);
+                             });
   }
-  std::unique_ptr<Passage> begin_dispatch(const Context& ctx, Arena& arena, DispatchPlan& plan,
+  std::unique_ptr<Passage> begin_dispatch(const Context& ctx, Arena& arena, const DispatchPlan& plan,
                                           const Tensor& x) override;
   RowPair results(Arena& arena, const DispatchPlan& plan, const Tensor& like) override {
     return {arena.tensor(like.dtype(), {plan.local_rows, like.dim(1)}), {}};
@@ -32,10 +38,11 @@ class RbdDispatcher final : public Dispatcher {
   struct Outward;
   struct Homeward;
   // Both decided alike by all ranks of the group concerned.
-  bool crosses() const { return planner_.nodes().nodes() > 1; }
-  bool relays() const { return node_.size() > 1; }
+  bool crosses() const { return planner_.crosses(); }
+  bool relays() const { return planner_.relays(); }
 
   RbdPlanner planner_;
+  HostPlans host_plans_;
   Communicator& ep_;
   Communicator& node_;
 };
@@ -52,53 +59,37 @@ void sum(const Context& ctx, const Tensor& rows, const Tensor& index, const Tens
 
 // Rows on their way to the experts.
 struct RbdDispatcher::Outward final : Passage {
-  Outward(RbdDispatcher& dispatcher, const Context& context, DispatchPlan& routing)
-      : d(dispatcher), ctx(context), plan(routing), first(!routing.complete) {}
+  Outward(RbdDispatcher& dispatcher, const Context& context, const DispatchPlan& routing)
+      : d(dispatcher), ctx(context), legs(routing.relay) {}
 
   void relay() override {
-    const RelayPlan& legs = plan.relay;
     wait_timed(d.ep_, crossing.get());
-    if (first) {
-      const profile::Scope scope(profile::Activity::pft);
-      d.planner_.fill_relayed(plan, crossed_entries, relayed_out);
-    }
     if (!d.relays()) return;
     const std::int64_t crossed = legs.crossing.received();
     const std::int64_t own_end = crossed + legs.own.received();
     pack(ctx, rows.remote.slice(0, crossed), legs.relayed.rows, relayed_rows);
-    std::vector<ExchangePart> parts = {
+    const ExchangePart parts[] = {
         {own_rows, legs.own.send_rows, rows.remote.slice(crossed, own_end), legs.own.recv_rows},
         {relayed_rows, legs.relayed.send_rows, rows.remote.slice(own_end, rows.remote.dim(0)),
          legs.relayed.recv_rows}};
-    if (first) {
-      parts.push_back({legs.own.entries, legs.own.send_entries, own_entries, legs.own.recv_entries});
-      parts.push_back({relayed_out, legs.relayed.send_entries, relayed_entries, legs.relayed.recv_entries});
-    }
     within = start_timed(d.node_, parts);
   }
 
   RowPair end() override {
     wait_timed(d.node_, within.get());
-    if (first) {
-      const profile::Scope scope(profile::Activity::pft);
-      d.planner_.complete(plan, crossed_entries, own_entries, relayed_entries);
-      first = false;
-    }
     return rows;
   }
 
   RbdDispatcher& d;
   Context ctx;
-  DispatchPlan& plan;
-  bool first;  // entries travel with the rows
+  const RelayPlan& legs;
   RowPair rows;
-  Tensor own_rows, relayed_rows;                                      // to be sent within the node
-  Tensor crossed_entries, relayed_out, own_entries, relayed_entries;  // i64
+  Tensor own_rows, relayed_rows;  // to be sent within the node
   std::unique_ptr<Transfer> crossing, within;
 };
 
-std::unique_ptr<Passage> RbdDispatcher::begin_dispatch(const Context& ctx, Arena& arena, DispatchPlan& plan,
-                                                       const Tensor& x) {
+std::unique_ptr<Passage> RbdDispatcher::begin_dispatch(const Context& ctx, Arena& arena,
+                                                       const DispatchPlan& plan, const Tensor& x) {
   const RelayPlan& legs = plan.relay;
   auto passage = std::make_unique<Outward>(*this, ctx, plan);
   const auto rows_of = [&](Arena& from, std::int64_t n) { return from.tensor(x.dtype(), {n, x.dim(1)}); };
@@ -106,22 +97,11 @@ std::unique_ptr<Passage> RbdDispatcher::begin_dispatch(const Context& ctx, Arena
   const Tensor crossing_rows = rows_of(ctx.workspace, legs.crossing.sent());
   passage->own_rows = rows_of(ctx.workspace, legs.own.sent());
   passage->relayed_rows = rows_of(ctx.workspace, legs.relayed.sent());
-  if (passage->first) {
-    const auto entries = [&](std::int64_t n) { return ctx.workspace.tensor(DType::i64, {n}); };
-    passage->crossed_entries = entries(legs.crossing.received_entries());
-    passage->relayed_out = entries(legs.relayed.sent_entries());
-    passage->own_entries = entries(legs.own.received_entries());
-    passage->relayed_entries = entries(legs.relayed.received_entries());
-  }
   if (crosses()) {
     pack(ctx, x, legs.crossing.rows, crossing_rows);
-    std::vector<ExchangePart> parts = {{crossing_rows, legs.crossing.send_rows,
-                                        passage->rows.remote.slice(0, legs.crossing.received()),
-                                        legs.crossing.recv_rows}};
-    if (passage->first)
-      parts.push_back({legs.crossing.entries, legs.crossing.send_entries, passage->crossed_entries,
-                       legs.crossing.recv_entries});
-    passage->crossing = start_timed(ep_, parts);
+    const ExchangePart part{crossing_rows, legs.crossing.send_rows,
+                            passage->rows.remote.slice(0, legs.crossing.received()), legs.crossing.recv_rows};
+    passage->crossing = start_timed(ep_, {&part, 1});
   }
   pack(ctx, x, legs.own.rows, passage->own_rows);  // while the others cross
   return passage;
@@ -190,11 +170,10 @@ void RbdDispatcher::return_weights(const Context& ctx, const DispatchPlan& plan,
   const std::int64_t crossing_begin = relayed_begin + legs.relayed.sent_entries();
   const auto floats = [&](std::int64_t n) { return ctx.workspace.tensor(DType::f32, {n}); };
   const Tensor all = floats(crossing_begin + legs.crossing.sent_entries());
-  std::copy_n(dweights.data<float>(), computed, all.data<float>());
+  copy(ctx, dweights, all.slice(0, computed));
   const auto pick = [&](const Tensor& index) {
     const Tensor picked = floats(index.dim(0));
-    const auto* at = index.data<std::int32_t>();
-    for (std::int64_t i = 0; i < index.dim(0); ++i) picked.data<float>()[i] = all.data<float>()[at[i]];
+    gather_numbers(ctx, all, index, picked);
     return picked;
   };
   if (relays()) {
@@ -213,10 +192,7 @@ void RbdDispatcher::return_weights(const Context& ctx, const DispatchPlan& plan,
     const auto crossing = start_timed(ep_, {&part, 1});
     wait_timed(ep_, crossing.get());
   }
-  const auto* index = plan.combine_index.data<std::int32_t>();
-  auto* out = d_top_weights.data<float>();
-  for (std::int64_t a = 0; a < d_top_weights.numel(); ++a)
-    out[a] = index[a] < 0 ? 0.0F : all.data<float>()[index[a]];
+  gather_numbers(ctx, all, plan.combine_index, d_top_weights);
 }
 
 }  // namespace

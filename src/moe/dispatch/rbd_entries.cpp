@@ -1,8 +1,9 @@
-// The receiver's side of a plan: what the entries that came with the rows tell.
+// The receiver's side of a plan: the exchanges of entries, and what those that came tell.
 #include <array>
 #include <numeric>
 
-#include "moe/dispatch/rbd_plan.h"
+#include "moe/dispatch/passage.h"
+#include "moe/dispatch/rbd_draft.h"
 
 namespace xmoe {
 
@@ -14,9 +15,37 @@ std::span<const Entry> entries_of(const Tensor& tensor) {
 
 }  // namespace
 
-void RbdPlanner::fill_relayed(DispatchPlan& plan, const Tensor& crossed, const Tensor& relayed) const {
+// Entries of all batches cross in one round of messages.
+void RbdPlanner::exchange_crossing(const Context& ctx, std::vector<Draft>& drafts) const {
+  std::vector<ExchangePart> parts;
+  for (auto& [plan, sorted, flow, widths, entries] : drafts) {
+    const RelayPlan::Leg& leg = plan.relay.crossing;
+    entries.crossing_received = ctx.workspace.tensor(DType::i64, {leg.received_entries()});
+    parts.push_back({entries.crossing_sent, leg.send_entries, entries.crossing_received, leg.recv_entries});
+  }
+  if (crosses()) wait_timed(ep_, start_timed(ep_, parts).get());
+}
+
+// And so they go on within the node.
+void RbdPlanner::exchange_within(const Context& ctx, std::vector<Draft>& drafts) const {
+  std::vector<ExchangePart> parts;
+  for (auto& [plan, sorted, flow, widths, entries] : drafts) {
+    const RelayPlan::Leg& own = plan.relay.own;
+    const RelayPlan::Leg& relayed = plan.relay.relayed;
+    entries.own_received = ctx.workspace.tensor(DType::i64, {own.received_entries()});
+    entries.relayed_received = ctx.workspace.tensor(DType::i64, {relayed.received_entries()});
+    parts.push_back({entries.own_sent, own.send_entries, entries.own_received, own.recv_entries});
+    parts.push_back(
+        {entries.relayed_sent, relayed.send_entries, entries.relayed_received, relayed.recv_entries});
+  }
+  if (relays()) wait_timed(ep_node_, start_timed(ep_node_, parts).get());
+}
+
+void RbdPlanner::fill_relayed(const Context& ctx, Draft& draft) const {
+  DispatchPlan& plan = draft.plan;
   RelayPlan& relay = plan.relay;
-  const auto entries = entries_of(crossed);
+  const auto entries = entries_of(draft.entries.crossing_received);
+  draft.entries.relayed_sent = ctx.workspace.tensor(DType::i64, {relay.relayed.sent_entries()});
   const auto local_experts = static_cast<std::int64_t>(plan.per_expert.size());
   const std::int64_t width = relay.relay_index.dim(1);
   // Of what comes back on the relayed leg, among all results.
@@ -25,7 +54,7 @@ void RbdPlanner::fill_relayed(DispatchPlan& plan, const Tensor& crossed, const T
   auto* index = relay.relay_index.data<std::int32_t>();
   auto* weight_index = relay.relay_weight.data<std::int32_t>();
   auto* rows = relay.relayed.rows.data<std::int32_t>();
-  auto* to = static_cast<Entry*>(relayed.raw());
+  auto* to = static_cast<Entry*>(draft.entries.relayed_sent.raw());
   auto next_row = offsets(relay.relayed.send_rows);
   auto next_entry = offsets(relay.relayed.send_entries);
 
@@ -60,13 +89,16 @@ void RbdPlanner::fill_relayed(DispatchPlan& plan, const Tensor& crossed, const T
              relay.crossing.received(), row + 1);
 }
 
-void RbdPlanner::complete(DispatchPlan& plan, const Tensor& crossed, const Tensor& own,
-                          const Tensor& relayed) const {
+void RbdPlanner::complete(Draft& draft) const {
+  DispatchPlan& plan = draft.plan;
   RelayPlan& relay = plan.relay;
+  const Tensor& crossed = draft.entries.crossing_received;
+  const Tensor& own = draft.entries.own_received;
+  const Tensor& relayed = draft.entries.relayed_received;
   const auto local_experts = static_cast<std::int64_t>(plan.per_expert.size());
   const std::int64_t first_expert = self_ * local_experts;
   const auto is_here = [&](const Entry& e) { return rank_of(e.expert(), local_experts) == self_; };
-  const std::array<const Tensor*, 4> lists = {&relay.local_entries, &crossed, &own, &relayed};
+  const std::array<const Tensor*, 4> lists = {&draft.entries.local, &crossed, &own, &relayed};
   for (const Tensor* list : lists)
     for (const Entry& e : entries_of(*list))
       if (is_here(e)) ++plan.per_expert[static_cast<std::size_t>(e.expert() - first_expert)];
@@ -85,8 +117,8 @@ void RbdPlanner::complete(DispatchPlan& plan, const Tensor& crossed, const Tenso
   };
   std::int64_t slot = 0;
 
-  const auto local = entries_of(relay.local_entries);
-  const auto* assignments = relay.local_assignments.data<std::int32_t>();
+  const auto local = entries_of(draft.entries.local);
+  const auto* assignments = draft.entries.local_assignments.data<std::int32_t>();
   const std::int64_t top_k = plan.combine_index.dim(1);
   for (std::size_t i = 0; i < local.size(); ++i) {
     if (local[i].begins_row()) slot = 0;
@@ -117,7 +149,6 @@ void RbdPlanner::complete(DispatchPlan& plan, const Tensor& crossed, const Tenso
   place_received(own, relay.back_index, relay.crossing.received(), back_weight);
   place_received(relayed, relay.back_index, relay.crossing.received(),
                  back_weight + relay.own.received_entries());
-  plan.complete = true;
 }
 
 }  // namespace xmoe

@@ -6,68 +6,13 @@
 #include <numeric>
 #include <utility>
 
-#include "base/profile.h"
 #include "moe/dispatch/passage.h"
 #include "moe/dispatch/pilots.h"
+#include "moe/dispatch/rbd_draft.h"
 
 namespace xmoe {
 
-// The kept assignments of this rank by token, then node (its own first), then expert: so that those that
-// share a row lie together. A group is what a token has on one node.
-struct RbdPlanner::Assignments {
-  std::int64_t top_k = 0;
-  std::int64_t local_experts = 0;
-  std::int64_t groups = 0;
-  std::int32_t* assignment;   // [B] token * k + slot
-  std::int32_t* expert;       // [B]
-  std::int32_t* group_begin;  // [groups + 1]
-  std::int32_t* pilot;        // [groups]; this rank itself for groups of its own node
-
-  std::int64_t token(std::int64_t group) const { return assignment[group_begin[group]] / top_k; }
-  int rank(std::int64_t i) const { return static_cast<int>(expert[i] / local_experts); }
-  // Calls f(rank, begin, end) for the part of a group that each rank serves.
-  template <typename F>
-  void by_rank(std::int64_t group, F&& f) const {
-    for (std::int64_t i = group_begin[group]; i < group_begin[group + 1];) {
-      std::int64_t end = i + 1;
-      while (end < group_begin[group + 1] && rank(end) == rank(i)) ++end;
-      f(rank(i), i, end);
-      i = end;
-    }
-  }
-};
-
-// The most terms of a row in each table of sums.
-struct RbdPlanner::Widths {
-  std::int64_t own = 1;
-  std::vector<std::int64_t> relay, back;  // [P]: of rows that this rank sends; then [0]: of those it gets
-};
-
-// What this rank's tokens make each rank send within its node.
-struct RbdPlanner::Flow {
-  explicit Flow(const NodeMap& nodes)
-      : places(static_cast<std::size_t>(nodes.largest())),
-        rows(static_cast<std::size_t>(nodes.ranks()) * places, 0),
-        entries(rows) {}
-  std::size_t at(int from, int place) const {
-    return static_cast<std::size_t>(from) * places + static_cast<std::size_t>(place);
-  }
-
-  std::size_t places;                       // m
-  std::vector<std::int64_t> rows, entries;  // [P, m] by sender and place of the receiver
-};
-
-// A plan until the counts of the other ranks are known.
-struct RbdPlanner::Draft {
-  DispatchPlan plan;
-  Assignments sorted;
-  Flow flow;
-  Widths widths;
-};
-
 namespace {
-
-std::size_t index_of(int rank) { return static_cast<std::size_t>(rank); }
 
 void resize(RelayPlan::Leg& leg, int ranks) {
   for (auto* counts : {&leg.send_rows, &leg.recv_rows, &leg.send_entries, &leg.recv_entries})
@@ -83,7 +28,7 @@ Tensor filled_index(Arena& arena, const Shape& shape) {
 }  // namespace
 
 RbdPlanner::RbdPlanner(Communicator& ep, Communicator& ep_node)
-    : ep_(ep), nodes_(ep.nodes(), ep.size()), self_(ep.rank()), node_(nodes_.node(self_)) {
+    : ep_(ep), ep_node_(ep_node), nodes_(ep.nodes(), ep.size()), self_(ep.rank()), node_(nodes_.node(self_)) {
   XMOE_CHECK(
       ep_node.size() == static_cast<int>(nodes_.on(node_).size()) && ep_node.rank() == nodes_.place(self_),
       "rank {} of {} on its node by the topology, {} of {} by its group {}", nodes_.place(self_),
@@ -196,7 +141,7 @@ void RbdPlanner::exchange_counts(const Context& ctx, std::vector<Draft>& drafts)
   const Tensor recv = ctx.workspace.tensor(DType::i64, send.shape());
   for (int q = 0; q < ranks; ++q) {
     for (std::int64_t b = 0; b < batches; ++b) {
-      const auto& [plan, sorted, flow, widths] = drafts[static_cast<std::size_t>(b)];
+      const auto& [plan, sorted, flow, widths, entries] = drafts[static_cast<std::size_t>(b)];
       auto* to = send[q][b].data<std::int64_t>();
       *to++ = plan.relay.crossing.send_rows[index_of(q)];
       *to++ = plan.relay.crossing.send_entries[index_of(q)];
@@ -239,12 +184,11 @@ void RbdPlanner::exchange_counts(const Context& ctx, std::vector<Draft>& drafts)
 
 std::vector<DispatchPlan> RbdPlanner::plans(const Context& ctx, Arena& saved,
                                             std::span<const Pft> pfts) const {
-  const profile::Scope timed(profile::Activity::pft);
   const ArenaScope scope(ctx.workspace);
   const int here = static_cast<int>(nodes_.on(node_).size());
   std::vector<Draft> drafts;
   for (const Pft& pft : pfts) {
-    Draft draft{{}, sort_by_node(ctx, pft), Flow(nodes_), {}};
+    Draft draft{{}, sort_by_node(ctx, pft), Flow(nodes_), {}, {}};
     RelayPlan& relay = draft.plan.relay;
     resize(relay.crossing, nodes_.ranks());
     resize(relay.own, here);
@@ -253,20 +197,25 @@ std::vector<DispatchPlan> RbdPlanner::plans(const Context& ctx, Arena& saved,
     drafts.push_back(std::move(draft));
   }
   exchange_counts(ctx, drafts);
-  std::vector<DispatchPlan> made;
   for (std::size_t i = 0; i < pfts.size(); ++i) {
     size_arrays(saved, pfts[i], drafts[i]);
-    fill_own(drafts[i].plan, pfts[i], drafts[i].sorted);
-    made.push_back(std::move(drafts[i].plan));
+    fill_own(ctx, pfts[i], drafts[i]);
+  }
+  exchange_crossing(ctx, drafts);
+  for (Draft& draft : drafts) fill_relayed(ctx, draft);
+  exchange_within(ctx, drafts);
+  std::vector<DispatchPlan> made;
+  for (Draft& draft : drafts) {
+    complete(draft);
+    made.push_back(std::move(draft.plan));
   }
   return made;
 }
 
 void RbdPlanner::size_arrays(Arena& saved, const Pft& pft, Draft& draft) const {
-  auto& [plan, sorted, flow, widths] = draft;
+  auto& [plan, sorted, flow, widths, entries] = draft;
   RelayPlan& relay = plan.relay;
   plan.tokens = pft.tokens;
-  plan.complete = false;
   const std::int64_t own_experts =
       pft.kept() - relay.crossing.sent_entries() - relay.own.sent_entries();  // assignments, of own tokens
   const std::int64_t received_entries = relay.own.received_entries() + relay.relayed.received_entries();
@@ -288,10 +237,6 @@ void RbdPlanner::size_arrays(Arena& saved, const Pft& pft, Draft& draft) const {
   plan.combine_index = filled_index(saved, pft.rows.shape());
   for (RelayPlan::Leg* leg : {&relay.crossing, &relay.own, &relay.relayed})
     leg->rows = saved.tensor(DType::i32, {leg->sent()});
-  for (RelayPlan::Leg* leg : {&relay.crossing, &relay.own})
-    leg->entries = saved.tensor(DType::i64, {leg->sent_entries()});
-  relay.local_entries = saved.tensor(DType::i64, {own_experts});
-  relay.local_assignments = saved.tensor(DType::i32, {own_experts});
   relay.own_index = filled_index(saved, {pft.tokens, widths.own});
   relay.relay_index = filled_index(saved, {relay.crossing.received(), widths.relay[0]});
   relay.back_index = filled_index(saved, {relay.own.received() + relay.relayed.received(), widths.back[0]});
@@ -299,7 +244,9 @@ void RbdPlanner::size_arrays(Arena& saved, const Pft& pft, Draft& draft) const {
   relay.back_weight = saved.tensor(DType::i32, {received_entries});
 }
 
-void RbdPlanner::fill_own(DispatchPlan& plan, const Pft& pft, const Assignments& sorted) const {
+void RbdPlanner::fill_own(const Context& ctx, const Pft& pft, Draft& draft) const {
+  const Assignments& sorted = draft.sorted;
+  DispatchPlan& plan = draft.plan;
   RelayPlan& relay = plan.relay;
   const std::int64_t computed = plan.source.dim(0);
   const std::int64_t width = relay.own_index.dim(1);
@@ -307,16 +254,21 @@ void RbdPlanner::fill_own(DispatchPlan& plan, const Pft& pft, const Assignments&
   const auto* weights = pft.weights.data<float>();
   auto* combine = plan.combine_index.data<std::int32_t>();
   auto* index = relay.own_index.data<std::int32_t>();
-  auto* local = static_cast<Entry*>(relay.local_entries.raw());
-  auto* local_assignments = relay.local_assignments.data<std::int32_t>();
+  const std::int64_t local_count = pft.kept() - relay.crossing.sent_entries() - relay.own.sent_entries();
+  draft.entries.local = ctx.workspace.tensor(DType::i64, {local_count});
+  draft.entries.local_assignments = ctx.workspace.tensor(DType::i32, {local_count});
+  draft.entries.crossing_sent = ctx.workspace.tensor(DType::i64, {relay.crossing.sent_entries()});
+  draft.entries.own_sent = ctx.workspace.tensor(DType::i64, {relay.own.sent_entries()});
+  auto* local = static_cast<Entry*>(draft.entries.local.raw());
+  auto* local_assignments = draft.entries.local_assignments.data<std::int32_t>();
 
   // A leg of this rank's own rows as it is filled: the next row and entry for each rank.
   struct Cursor {
-    Cursor(const RelayPlan::Leg& leg, std::int64_t row_base, std::int64_t entry_base)
+    Cursor(const RelayPlan::Leg& leg, const Tensor& sent, std::int64_t row_base, std::int64_t entry_base)
         : next_row(offsets(leg.send_rows)),
           next_entry(offsets(leg.send_entries)),
           rows(leg.rows.data<std::int32_t>()),
-          entries(static_cast<Entry*>(leg.entries.raw())),
+          entries(static_cast<Entry*>(sent.raw())),
           first_row(row_base),
           first_entry(entry_base) {}
     std::vector<std::int64_t> next_row, next_entry;
@@ -324,8 +276,9 @@ void RbdPlanner::fill_own(DispatchPlan& plan, const Pft& pft, const Assignments&
     Entry* entries;
     std::int64_t first_row, first_entry;  // of what comes back, among all results
   };
-  Cursor own(relay.own, computed, computed);
-  Cursor crossing(relay.crossing, computed + relay.own.sent() + relay.relayed.sent(),
+  Cursor own(relay.own, draft.entries.own_sent, computed, computed);
+  Cursor crossing(relay.crossing, draft.entries.crossing_sent,
+                  computed + relay.own.sent() + relay.relayed.sent(),
                   computed + relay.own.sent_entries() + relay.relayed.sent_entries());
 
   const auto entry = [&](std::int64_t i, bool begins_row) {

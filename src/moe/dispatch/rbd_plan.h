@@ -1,5 +1,6 @@
-// Planning of redundancy-bypassing dispatch: who sends which row to whom, from the routing of this rank and
-// one exchange of counts; and what the entries that travel with the rows of the first dispatch add to it.
+// Planning of redundancy-bypassing dispatch: who sends which row to whom. Three exchanges tell it, however
+// many batches of tokens are planned: of counts, of the entries that cross to other nodes, and of those that
+// stay or are passed on within a node. All on the host.
 //
 // P ranks of the expert-parallel group, m of the largest node.
 #pragma once
@@ -15,7 +16,7 @@
 
 namespace xmoe {
 
-// An assignment on its way to its expert, behind the row that it belongs to.
+// An assignment on the way to its expert, in the order of the rows that will take it.
 struct Entry {
   static constexpr std::uint32_t kBeginsRow = std::uint32_t{1} << 31;
 
@@ -39,16 +40,11 @@ class RbdPlanner {
   RbdPlanner(Communicator& ep, Communicator& ep_node);
 
   const NodeMap& nodes() const { return nodes_; }
+  // Both decided alike by all ranks of the group concerned.
+  bool crosses() const { return nodes_.nodes() > 1; }
+  bool relays() const { return ep_node_.size() > 1; }
 
-  // All sizes, and what this rank's own routing tells. Collective: one exchange of counts over ep.
-  std::vector<DispatchPlan> plans(const Context& ctx, Arena& saved, std::span<const Pft> pfts) const;
-  // From the entries that came by crossing: what is passed on within the node, and its entries.
-  void fill_relayed(DispatchPlan& plan,
-                    const Tensor& crossed,         // [crossed entries] i64
-                    const Tensor& relayed) const;  // [relayed entries to send] i64; written
-  // From all entries received: the rows of the experts. By expert; within one own tokens first, then by
-  // leg in the order of RelayPlan, rank and row.
-  void complete(DispatchPlan& plan, const Tensor& crossed, const Tensor& own, const Tensor& relayed) const;
+  std::vector<DispatchPlan> plans(const Context& host, Arena& saved, std::span<const Pft> pfts) const;
 
  private:
   struct Assignments;
@@ -62,9 +58,17 @@ class RbdPlanner {
   Widths count(const Assignments& sorted, RelayPlan& relay, Flow& flow) const;
   void exchange_counts(const Context& ctx, std::vector<Draft>& drafts) const;
   void size_arrays(Arena& saved, const Pft& pft, Draft& draft) const;
-  void fill_own(DispatchPlan& plan, const Pft& pft, const Assignments& sorted) const;
+  void fill_own(const Context& ctx, const Pft& pft, Draft& draft) const;
+  void exchange_crossing(const Context& ctx, std::vector<Draft>& drafts) const;
+  void exchange_within(const Context& ctx, std::vector<Draft>& drafts) const;
+  // From the entries that have crossed: what is passed on within the node, and its entries.
+  void fill_relayed(const Context& ctx, Draft& draft) const;
+  // From all entries received: the rows of the experts. By expert; within one own tokens first, then by
+  // leg in the order of RelayPlan, rank and row.
+  void complete(Draft& draft) const;
 
   Communicator& ep_;
+  Communicator& ep_node_;
   NodeMap nodes_;
   int self_, node_;
 };

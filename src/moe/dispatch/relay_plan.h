@@ -6,7 +6,7 @@
 //   relayed    within the node: rows that came by crossing to the other ranks that serve them
 //
 // A row travels once per (token, rank) whatever number of experts it serves there. Each assignment has an
-// entry of 8 bytes, which follows its row on the first dispatch.
+// entry of 8 bytes, which takes the same way while plans are made.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +21,7 @@ struct RelayPlan {
   struct Leg {
     std::vector<std::int64_t> send_rows, recv_rows;        // by rank of the group
     std::vector<std::int64_t> send_entries, recv_entries;  // likewise
-    Tensor rows;     // [sent] i32: the row of its input (x; relayed: of those that came by crossing)
-    Tensor entries;  // [sent entries] i64: an Entry each; the relayed leg's live only while they travel
+    Tensor rows;  // [sent] i32: the row of its input (x; relayed: of those that came by crossing)
 
     std::int64_t sent() const { return sum(send_rows); }
     std::int64_t received() const { return sum(recv_rows); }
@@ -31,9 +30,6 @@ struct RelayPlan {
   };
 
   Leg crossing, own, relayed;
-  // Own tokens' assignments to experts of this rank, by token then expert.
-  Tensor local_entries;      // [n] i64
-  Tensor local_assignments;  // [n] i32: token * k + slot
 
   // Which rows of the results are summed. The results hold R rows of experts, then the sums that come back
   // on the own leg, on the relayed leg and by crossing. -1 fills a table up to its widest row.
@@ -47,7 +43,18 @@ struct RelayPlan {
   Tensor back_weight;   // [entries received within the node, own leg first] i32
 
   std::int64_t received() const { return crossing.received() + own.received() + relayed.received(); }
-  std::size_t bytes() const;  // of the tensors above
+
+  template <typename Plan, typename F>
+  static void for_each_tensor(Plan& plan, F&& f) {
+    f(plan.crossing.rows);
+    f(plan.own.rows);
+    f(plan.relayed.rows);
+    f(plan.own_index);
+    f(plan.relay_index);
+    f(plan.back_index);
+    f(plan.relay_weight);
+    f(plan.back_weight);
+  }
 
  private:
   static std::int64_t sum(const std::vector<std::int64_t>& counts) {

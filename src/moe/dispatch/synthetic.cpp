@@ -22,8 +22,8 @@ SyntheticRouting synthetic_routing(Arena& arena, std::int64_t experts, std::int6
   for (std::size_t i = 0; i < count; ++i)
     popularity[static_cast<std::size_t>(order[i])] = std::pow(static_cast<double>(i + 1), -zipf);
 
-  SyntheticRouting routing{arena.tensor(DType::i32, {tokens, top_k}),
-                           arena.tensor(DType::f32, {tokens, top_k})};
+  std::vector<std::int32_t> chosen;
+  std::vector<float> weights;
   const Rng rng(1, "synthetic routing of rank " + std::to_string(rank));
   std::vector<std::pair<double, std::int32_t>> arrivals(count);
   std::uint64_t counter = 0;
@@ -34,11 +34,14 @@ SyntheticRouting synthetic_routing(Arena& arena, std::int64_t experts, std::int6
       arrivals[e] = {-std::log1p(-rng.uniform(counter++)) / popularity[e], static_cast<std::int32_t>(e)};
     std::partial_sort(arrivals.begin(), arrivals.begin() + top_k, arrivals.end());
     for (std::int64_t j = 0; j < top_k; ++j) {
-      routing.top_experts.data<std::int32_t>()[t * top_k + j] = arrivals[static_cast<std::size_t>(j)].second;
-      routing.top_weights.data<float>()[t * top_k + j] =
-          static_cast<float>(0.5 * (rng.uniform(counter++) + 0x1p-10));
+      chosen.push_back(arrivals[static_cast<std::size_t>(j)].second);
+      weights.push_back(static_cast<float>(0.5 * (rng.uniform(counter++) + 0x1p-10)));
     }
   }
+  const SyntheticRouting routing{arena.tensor(DType::i32, {tokens, top_k}),
+                                 arena.tensor(DType::f32, {tokens, top_k})};
+  device_copy({}, chosen.data(), arena.device(), routing.top_experts.raw(), routing.top_experts.bytes());
+  device_copy({}, weights.data(), arena.device(), routing.top_weights.raw(), routing.top_weights.bytes());
   return routing;
 }
 

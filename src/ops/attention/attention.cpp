@@ -1,6 +1,7 @@
 #include "ops/attention/attention.h"
 
 #include "ops/attention/attention_cpu.h"
+#include "ops/attention/attention_gpu.h"
 
 namespace xmoe {
 
@@ -35,11 +36,9 @@ void check_kept(const AttentionShape& shape, const Tensor& qkv, const Tensor& ou
 void attention_forward(const Context& ctx, const AttentionShape& shape, const Tensor& qkv, const Tensor& out,
                        const Tensor& lse) {
   check_kept(shape, qkv, out, lse);
-  if (ctx.device().is_cpu()) {
-    cpu::attention_forward(ctx, shape, qkv, out, lse);
-  } else {
-    fail_not_built("attention_forward", ctx.device());
-  }
+  if (ctx.device().is_cpu()) return cpu::attention_forward(ctx, shape, qkv, out, lse);
+  if constexpr (kGpuBuilt) return gpu::attention_forward(ctx, shape, qkv, out, lse);
+  fail_not_built("attention_forward", ctx.device());
 }
 
 void attention_backward(const Context& ctx, const AttentionShape& shape, const Tensor& dout,
@@ -49,11 +48,9 @@ void attention_backward(const Context& ctx, const AttentionShape& shape, const T
   check_dtype(dout, qkv.dtype(), "dout");
   check_shape(dqkv, qkv.shape(), "dqkv");
   check_dtype(dqkv, qkv.dtype(), "dqkv");
-  if (ctx.device().is_cpu()) {
-    cpu::attention_backward(ctx, shape, dout, qkv, out, lse, dqkv);
-  } else {
-    fail_not_built("attention_backward", ctx.device());
-  }
+  if (ctx.device().is_cpu()) return cpu::attention_backward(ctx, shape, dout, qkv, out, lse, dqkv);
+  if constexpr (kGpuBuilt) return gpu::attention_backward(ctx, shape, dout, qkv, out, lse, dqkv);
+  fail_not_built("attention_backward", ctx.device());
 }
 
 void attention_decode(const Context& ctx, const AttentionShape& shape, std::int64_t length, const Tensor& q,
@@ -70,11 +67,9 @@ void attention_decode(const Context& ctx, const AttentionShape& shape, std::int6
   check_dtype(values, q.dtype(), "values");
   check_shape(out, q.shape(), "out");
   check_dtype(out, q.dtype(), "out");
-  if (ctx.device().is_cpu()) {
-    cpu::attention_decode(ctx, shape, length, q, keys, values, out);
-  } else {
-    fail_not_built("attention_decode", ctx.device());
-  }
+  if (ctx.device().is_cpu()) return cpu::attention_decode(ctx, shape, length, q, keys, values, out);
+  if constexpr (kGpuBuilt) return gpu::attention_decode(ctx, shape, length, q, keys, values, out);
+  fail_not_built("attention_decode", ctx.device());
 }
 
 }  // namespace xmoe

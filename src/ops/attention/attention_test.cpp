@@ -1,35 +1,34 @@
 #include "ops/attention/attention.h"
 
 #include <gtest/gtest.h>
-#include <omp.h>
-
-#include <limits>
+#include <cmath>
 #include <vector>
 
 #include "ops/attention/attention_case.h"
+#include "ops/attention/attention_gpu.h"
+#include "support/device_test.h"
 
 namespace xmoe {
 namespace {
 
+XMOE_DEVICE_SUITE(Attention);
+
 // Two positions of one head of size 1, worked out by hand: q = (1, ln 3), k = (1, 2), v = (4, 8). The second
 // row has scores (ln 3, 2 ln 3), so weights 1/4 and 3/4.
-TEST(Attention, AgreesWithAHandWorkedCase) {
-  const float ln3 = std::log(3.0F);
-  std::vector<float> qkv = {1.0F, 1.0F, 4.0F, ln3, 2.0F, 8.0F};
-  std::vector<float> out(2);
-  std::vector<float> lse(2);
-  Arena workspace({}, MemoryTag::workspace);
-  const Context ctx{workspace};
-  attention_forward(ctx, {.batch = 1, .seq = 2, .heads = 1, .kv_heads = 1, .head_dim = 1},
-                    {qkv.data(), DType::f32, {2, 3}}, {out.data(), DType::f32, {2, 1}},
-                    {lse.data(), DType::f32, {1, 1, 2}});
-  EXPECT_FLOAT_EQ(out[0], 4.0F);
-  EXPECT_FLOAT_EQ(out[1], 7.0F);
-  EXPECT_FLOAT_EQ(lse[0], 1.0F);
-  EXPECT_FLOAT_EQ(lse[1], std::log(12.0F));
+TEST_P(Attention, AgreesWithAHandWorkedCase) {
+  const double ln3 = std::log(3.0);
+  Arena arena(device(), MemoryTag::workspace);
+  const Tensor qkv = arena.tensor(DType::f32, {2, 3});
+  const Tensor out = arena.tensor(DType::f32, {2, 1});
+  const Tensor lse = arena.tensor(DType::f32, {1, 1, 2});
+  from_doubles(std::vector<double>{1.0, 1.0, 4.0, ln3, 2.0, 8.0}, qkv);
+  attention_forward({arena}, {.batch = 1, .seq = 2, .heads = 1, .kv_heads = 1, .head_dim = 1}, qkv, out, lse);
+  const Tolerance tolerance = tolerance_for(DType::f32);
+  EXPECT_OK(compare(out, std::vector<double>{4.0, 7.0}, tolerance, "out"));
+  EXPECT_OK(compare(lse, std::vector<double>{1.0, std::log(12.0)}, tolerance, "lse"));
 }
 
-TEST(Attention, AgreesWithReferenceAndFiniteDifferences) {
+TEST_P(Attention, AgreesWithReferenceAndFiniteDifferences) {
   for (const AttentionShape& s : {
            AttentionShape{.batch = 0, .seq = 5, .heads = 2, .kv_heads = 1, .head_dim = 8},
            AttentionShape{.batch = 2, .seq = 0, .heads = 2, .kv_heads = 1, .head_dim = 8},
@@ -39,44 +38,111 @@ TEST(Attention, AgreesWithReferenceAndFiniteDifferences) {
            AttentionShape{.batch = 1, .seq = 63, .heads = 4, .kv_heads = 4, .head_dim = 16},
            AttentionShape{.batch = 1, .seq = 65, .heads = 4, .kv_heads = 2, .head_dim = 34},
            AttentionShape{.batch = 2, .seq = 130, .heads = 2, .kv_heads = 1, .head_dim = 18},
+           // Heads that the vendor's library takes, around its tiles.
+           AttentionShape{.batch = 2, .seq = 2, .heads = 2, .kv_heads = 2, .head_dim = 64},
+           AttentionShape{.batch = 2, .seq = 77, .heads = 6, .kv_heads = 2, .head_dim = 64},
+           AttentionShape{.batch = 1, .seq = 129, .heads = 2, .kv_heads = 1, .head_dim = 128},
        }) {
-    EXPECT_OK(check(attention_case(s)));
+    EXPECT_OK(check(attention_case(s), device()));
   }
 }
 
 // More than one block of keys, so that sums are rescaled, more than one chunk of queries, and few enough
 // heads for the plan that splits them by blocks: one thread and three must agree in every bit.
-TEST(Attention, LongSequencesAgreeHoweverTheyAreSplit) {
+TEST_P(Attention, LongSequencesAgreeHoweverTheyAreSplit) {
   const OpCase op = attention_case({.batch = 1, .seq = 643, .heads = 2, .kv_heads = 1, .head_dim = 6});
   for (const DType dtype : {DType::f32, DType::bf16}) {
-    EXPECT_OK(check_forward(op, dtype));
-    EXPECT_OK(check_threads(op, dtype));
+    EXPECT_OK(check_forward(op, dtype, device()));
+    EXPECT_OK(device().is_cpu() ? check_threads(op, dtype) : check_repeated(op, dtype, device()));
   }
   EXPECT_OK(check_backward(attention_case({.batch = 1, .seq = 300, .heads = 2, .kv_heads = 1, .head_dim = 4}),
-                           DType::f32));
+                           DType::f32, device()));
 }
 
-TEST(Attention, LargeScoresDoNotOverflow) {
+XMOE_GPU_SUITE(GpuAttention);
+
+// Long enough for many tiles; in bf16 by the vendor's library, in f32 by our own kernels. Twice, bit for bit.
+TEST_P(GpuAttention, AgreesWithTheCpu) {
+  for (const AttentionShape& s : {
+           AttentionShape{.batch = 2, .seq = 1000, .heads = 4, .kv_heads = 2, .head_dim = 64},
+           AttentionShape{.batch = 1, .seq = 1537, .heads = 4, .kv_heads = 4, .head_dim = 128},
+           AttentionShape{.batch = 3, .seq = 512, .heads = 8, .kv_heads = 1, .head_dim = 96},
+       })
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      EXPECT_OK(check_against_cpu(attention_case(s), dtype, device()));
+      EXPECT_OK(check_repeated(attention_case(s), dtype, device()));
+    }
+}
+
+// Gradients of scores beyond what the backward of cuDNN may hold, so that the last of the five sequences goes
+// apart from the others.
+TEST_P(GpuAttention, GroupsOfSequencesAgreeWithOneByOne) {
+  const AttentionShape s{.batch = 5, .seq = 2048, .heads = 32, .kv_heads = 32, .head_dim = 64};
+  const OpCase op = attention_case(s);
+  OpRun run(op, DType::bf16, device());
+  run.forward();
+  run.backward();
+  AttentionShape one = s;
+  one.batch = 1;
+  for (const std::int64_t b : {0, 4}) {
+    const std::int64_t begin = b * s.seq;
+    const std::int64_t end = begin + s.seq;
+    Arena arena(device(), MemoryTag::gradients);
+    const Tensor dqkv = arena.tensor(DType::bf16, {s.seq, s.qkv_width()});
+    attention_backward(run.context(), one, run.d_out[0].slice(begin, end), run.in[0].slice(begin, end),
+                       run.out[0].slice(begin, end), run.out[1].slice(b, b + 1), dqkv);
+    EXPECT_OK(
+        compare(run.d_in[0].slice(begin, end), to_doubles(dqkv), tolerance_for(DType::bf16, s.seq), "dqkv"));
+  }
+}
+
+// The plain path where cuDNN would be chosen too: with all scores held at once, those of some heads, and
+// those of a block of queries.
+TEST_P(GpuAttention, PlainPathAgreesHoweverMuchIsHeld) {
+  const AttentionShape s{.batch = 3, .seq = 300, .heads = 4, .kv_heads = 2, .head_dim = 40};
+  const std::int64_t unit = 2 * s.seq * s.seq * std::int64_t{2 * sizeof(float)};  // backward's, of two heads
+  for (const std::int64_t bytes : {100 * unit, 4 * unit, std::int64_t{1}}) {
+    OpCase op = attention_case(s);
+    op.forward = [s, bytes](const Context& ctx, Tensors in, Tensors out) {
+      if (ctx.device().is_cpu()) return attention_forward(ctx, s, in[0], out[0], out[1]);
+      if constexpr (kGpuBuilt) gpu::plain::attention_forward(ctx, s, in[0], out[0], out[1], bytes);
+    };
+    op.backward = [s, bytes](const Context& ctx, Tensors in, Tensors out, Tensors d_out, Tensors d_in) {
+      if (ctx.device().is_cpu()) return attention_backward(ctx, s, d_out[0], in[0], out[0], out[1], d_in[0]);
+      if constexpr (kGpuBuilt)
+        gpu::plain::attention_backward(ctx, s, d_out[0], in[0], out[0], out[1], d_in[0], bytes);
+    };
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      EXPECT_OK(check_against_cpu(op, dtype, device()));
+      EXPECT_OK(check_repeated(op, dtype, device()));
+    }
+  }
+}
+
+TEST_P(Attention, LargeScoresDoNotOverflow) {
   OpCase op = attention_case({.batch = 1, .seq = 40, .heads = 1, .kv_heads = 1, .head_dim = 4});
   op.inputs[0].fill = normal(30.0);
-  EXPECT_OK(check_forward(op, DType::f32));
+  EXPECT_OK(check_forward(op, DType::f32, device()));
 }
 
-TEST(Attention, NothingLaterIsRead) {
+TEST_P(Attention, NothingLaterIsRead) {
   const AttentionShape s{.batch = 1, .seq = 140, .heads = 2, .kv_heads = 1, .head_dim = 8};
   const OpCase op = attention_case(s);
-  OpRun run(op, DType::f32);
-  run.forward();
-  const std::vector<double> before = to_doubles(run.out[0].slice(0, 131));
-  for (std::int64_t i = 131 * s.qkv_width(); i < run.in[0].numel(); ++i)
-    run.in[0].data<float>()[i] = std::numeric_limits<float>::max();
-  run.forward();
-  EXPECT_EQ(to_doubles(run.out[0].slice(0, 131)), before);
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    OpRun run(op, dtype, device());
+    run.forward();
+    const std::vector<double> before = to_doubles(run.out[0].slice(0, 131));
+    const Tensor later = run.in[0].slice(131, s.seq);
+    constexpr double kHuge = 3e38;  // near the end of both types, so that scores become infinite
+    from_doubles(std::vector<double>(static_cast<std::size_t>(later.numel()), kHuge), later);
+    run.forward();
+    EXPECT_EQ(to_doubles(run.out[0].slice(0, 131)), before);
+  }
 }
 
-TEST(Attention, AllocatesNothingAfterTheFirstCall) {
+TEST_P(Attention, AllocatesNothingAfterTheFirstCall) {
   const OpCase op = attention_case({.batch = 2, .seq = 70, .heads = 4, .kv_heads = 2, .head_dim = 16});
-  OpRun run(op, DType::bf16);
+  OpRun run(op, DType::bf16, device());
   run.forward();
   run.backward();
   run.forward();  // what the first calls needed is now one piece
@@ -89,11 +155,10 @@ TEST(Attention, AllocatesNothingAfterTheFirstCall) {
 }
 
 // The last row of a causal forward over the same keys is what decoding must give.
-TEST(Attention, DecodeEqualsTheLastRow) {
+void check_decode(const AttentionShape& s, const Device& device) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
-    const AttentionShape s{.batch = 2, .seq = 37, .heads = 6, .kv_heads = 2, .head_dim = 10};
     const OpCase op = attention_case(s);
-    OpRun run(op, dtype);
+    OpRun run(op, dtype, device);
     const std::vector<double> qkv = to_doubles(run.in[0]);
     std::vector<double> expected(static_cast<std::size_t>(s.rows() * s.heads * s.head_dim));
     std::vector<double> lse(static_cast<std::size_t>(s.batch * s.heads * s.seq));
@@ -101,8 +166,8 @@ TEST(Attention, DecodeEqualsTheLastRow) {
 
     // A cache with room for more: rows past the length hold NaN and must not be read.
     AttentionShape cache_shape = s;
-    cache_shape.seq = 50;
-    Arena arena({}, MemoryTag::saved);
+    cache_shape.seq += 13;
+    Arena arena(device, MemoryTag::saved);
     const std::int64_t kv_width = s.kv_heads * s.head_dim;
     const Tensor q = arena.tensor(dtype, {s.batch, s.heads * s.head_dim});
     const Tensor keys = arena.tensor(dtype, {s.batch, cache_shape.seq, kv_width});
@@ -135,9 +200,16 @@ TEST(Attention, DecodeEqualsTheLastRow) {
   }
 }
 
-TEST(Attention, RefusesWhatDoesNotFit) {
+TEST_P(Attention, DecodeEqualsTheLastRow) {
+  check_decode({.batch = 2, .seq = 37, .heads = 6, .kv_heads = 2, .head_dim = 10}, device());
+  check_decode({.batch = 1, .seq = 1, .heads = 1, .kv_heads = 1, .head_dim = 3}, device());
+  // More keys and columns than a GPU gives a block.
+  check_decode({.batch = 1, .seq = 530, .heads = 2, .kv_heads = 1, .head_dim = 300}, device());
+}
+
+TEST_P(Attention, RefusesWhatDoesNotFit) {
   const OpCase op = attention_case({.batch = 1, .seq = 4, .heads = 2, .kv_heads = 1, .head_dim = 4});
-  OpRun run(op, DType::f32);
+  OpRun run(op, DType::f32, device());
   const AttentionShape uneven{.batch = 1, .seq = 4, .heads = 3, .kv_heads = 2, .head_dim = 4};
   EXPECT_THROW(attention_forward(run.context(), uneven, run.in[0], run.out[0], run.out[1]), InvariantError);
   const AttentionShape longer{.batch = 1, .seq = 5, .heads = 2, .kv_heads = 1, .head_dim = 4};

@@ -1,6 +1,7 @@
 #include "ops/cross_entropy/cross_entropy.h"
 
 #include "ops/cross_entropy/cross_entropy_cpu.h"
+#include "ops/cross_entropy/cross_entropy_gpu.h"
 
 namespace xmoe {
 
@@ -10,8 +11,9 @@ void merge_statistics(const Context& ctx, const Tensor& parts, const Tensor& mer
   check_dtype(parts, DType::f32, "parts");
   check_shape(merged, {parts.dim(1), 3}, "merged");
   check_dtype(merged, DType::f32, "merged");
-  if (!ctx.device().is_cpu()) fail_not_built("merge_statistics", ctx.device());
-  cpu::merge_statistics(parts, merged);
+  if (ctx.device().is_cpu()) return cpu::merge_statistics(parts, merged);
+  if constexpr (kGpuBuilt) return gpu::merge_statistics(ctx, parts, merged);
+  fail_not_built("merge_statistics", ctx.device());
 }
 
 void linear_cross_entropy(const Context& ctx, const Tensor& x, const Tensor& w, std::int64_t vocabulary,
@@ -36,11 +38,11 @@ void linear_cross_entropy(const Context& ctx, const Tensor& x, const Tensor& w, 
     check_shape(dw, w.shape(), "dw");
     check_dtype(dw, DType::f32, "dw");
   }
-  if (ctx.device().is_cpu()) {
-    cpu::linear_cross_entropy(ctx, x, w, vocabulary, targets, losses, grad_scale, dx, dw, slice);
-  } else {
-    fail_not_built("linear_cross_entropy", ctx.device());
-  }
+  if (ctx.device().is_cpu())
+    return cpu::linear_cross_entropy(ctx, x, w, vocabulary, targets, losses, grad_scale, dx, dw, slice);
+  if constexpr (kGpuBuilt)
+    return gpu::linear_cross_entropy(ctx, x, w, vocabulary, targets, losses, grad_scale, dx, dw, slice);
+  fail_not_built("linear_cross_entropy", ctx.device());
 }
 
 }  // namespace xmoe

@@ -40,6 +40,14 @@ inline void cross_entropy_reference(const CrossEntropyShape& s, const Doubles& i
   }
 }
 
+inline float value_of(const Tensor& scalar) { return static_cast<float>(to_doubles(scalar).front()); }
+
+inline void sum_losses(const Tensor& losses, const Tensor& total) {
+  double sum = 0.0;
+  for (const double loss : to_doubles(losses)) sum += loss;
+  from_doubles(std::vector<double>{sum}, total);
+}
+
 // The op takes the gradient of the sum of the losses as a number, so the case has that sum as its
 // differentiable output.
 inline OpCase cross_entropy_case(const CrossEntropyShape& s) {
@@ -68,12 +76,10 @@ inline OpCase cross_entropy_case(const CrossEntropyShape& s) {
   };
   op.forward = [s](const Context& ctx, Tensors in, Tensors out) {
     linear_cross_entropy(ctx, in[0], in[1], s.vocabulary, in[2], out[0], 1.0F, {}, {});
-    double total = 0.0;
-    for (const double loss : to_doubles(out[0])) total += loss;
-    out[1].data<float>()[0] = static_cast<float>(total);
+    sum_losses(out[0], out[1]);
   };
   op.backward = [s](const Context& ctx, Tensors in, Tensors out, Tensors d_out, Tensors d_in) {
-    linear_cross_entropy(ctx, in[0], in[1], s.vocabulary, in[2], out[0], d_out[1].data<float>()[0], d_in[0],
+    linear_cross_entropy(ctx, in[0], in[1], s.vocabulary, in[2], out[0], value_of(d_out[1]), d_in[0],
                          d_in[1]);
   };
   op.backward_flops = 3.0 * 2.0 * static_cast<double>(s.tokens * s.hidden * s.vocabulary);
@@ -87,7 +93,7 @@ inline void cross_entropy_in_slices(const Context& ctx, std::int64_t slices, std
                                     const Tensor& losses, float grad_scale, const Tensor& dx,
                                     const Tensor& dw) {
   const std::int64_t each = w.dim(0) / slices;
-  std::vector<std::vector<std::vector<float>>> noted(static_cast<std::size_t>(slices));  // by chunk
+  std::vector<Doubles> noted(static_cast<std::size_t>(slices));  // by chunk
   const auto for_slices = [&](const auto& body) {
     for (std::int64_t i = 0; i < slices; ++i) {
       const std::int64_t first = i * each;
@@ -95,10 +101,8 @@ inline void cross_entropy_in_slices(const Context& ctx, std::int64_t slices, std
     }
   };
   for_slices([&](std::size_t i, std::int64_t first, std::int64_t words) {
-    const VocabularySlice slice{first, vocabulary, [&](const Tensor& statistics) {
-                                  const auto* from = statistics.data<float>();
-                                  noted[i].emplace_back(from, from + statistics.numel());
-                                }};
+    const VocabularySlice slice{
+        first, vocabulary, [&](const Tensor& statistics) { noted[i].push_back(to_doubles(statistics)); }};
     linear_cross_entropy(ctx, x, w.slice(first, first + each), words, targets, losses, 0.0F, {}, {}, &slice);
   });
   const ArenaScope scope(ctx.workspace);
@@ -110,8 +114,7 @@ inline void cross_entropy_in_slices(const Context& ctx, std::int64_t slices, std
                                   const Tensor parts = ctx.workspace.tensor(
                                       DType::f32, {slices, statistics.dim(0), statistics.dim(1)});
                                   for (std::size_t j = 0; j < noted.size(); ++j)
-                                    std::copy(noted[j][chunk].begin(), noted[j][chunk].end(),
-                                              parts[static_cast<std::int64_t>(j)].data<float>());
+                                    from_doubles(noted[j][chunk], parts[static_cast<std::int64_t>(j)]);
                                   merge_statistics(ctx, parts, statistics);
                                   ++chunk;
                                 }};
@@ -131,12 +134,10 @@ inline OpCase sliced_cross_entropy_case(const CrossEntropyShape& s, std::int64_t
   op.name += fmt::format(" in {} slices", slices);
   op.forward = [s, slices](const Context& ctx, Tensors in, Tensors out) {
     cross_entropy_in_slices(ctx, slices, s.vocabulary, in[0], in[1], in[2], out[0], 1.0F, {}, {});
-    double total = 0.0;
-    for (const double loss : to_doubles(out[0])) total += loss;
-    out[1].data<float>()[0] = static_cast<float>(total);
+    sum_losses(out[0], out[1]);
   };
   op.backward = [s, slices](const Context& ctx, Tensors in, Tensors out, Tensors d_out, Tensors d_in) {
-    cross_entropy_in_slices(ctx, slices, s.vocabulary, in[0], in[1], in[2], out[0], d_out[1].data<float>()[0],
+    cross_entropy_in_slices(ctx, slices, s.vocabulary, in[0], in[1], in[2], out[0], value_of(d_out[1]),
                             d_in[0], d_in[1]);
   };
   op.backward_terms += slices;

@@ -16,6 +16,18 @@ void gather_rows(const Context& ctx, const Tensor& x, const Tensor& index, const
   fail_not_built("gather_rows", ctx.device());
 }
 
+void scatter_rows(const Context& ctx, const Tensor& x, const Tensor& index, const Tensor& out) {
+  XMOE_CHECK(x.rank() == 2 && out.rank() == 2, "expected x [B, H] and out [T, H], got {} and {}",
+             to_string(x.shape()), to_string(out.shape()));
+  check_shape(x, {x.dim(0), out.dim(1)}, "x");
+  check_shape(index, {x.dim(0)}, "index");
+  check_dtype(index, DType::i32, "index");
+  check_dtype(out, x.dtype(), "out");
+  if (ctx.device().is_cpu()) return cpu::scatter_rows(x, index, out);
+  if constexpr (kGpuBuilt) return gpu::scatter_rows(ctx, x, index, out);
+  fail_not_built("scatter_rows", ctx.device());
+}
+
 void combine_rows(const Context& ctx, const Tensor& rows, const Tensor& index, const Tensor& out) {
   XMOE_CHECK(rows.rank() == 2 && index.rank() == 2, "expected rows [B, H] and index [T, k], got {} and {}",
              to_string(rows.shape()), to_string(index.shape()));

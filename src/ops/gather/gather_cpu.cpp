@@ -63,27 +63,56 @@ void combine_row(const T* from, const std::int32_t* slots, std::int64_t k, std::
   }
 }
 
+// Calls f(bytes of a row of x, how one is copied, how one is cleared). Single numbers (weights, indices) are
+// copied as such: a call of memcpy for each would take several times as long.
+template <typename F>
+void with_row_mover(const Tensor& x, F&& f) {
+  const std::size_t bytes = static_cast<std::size_t>(x.dim(1)) * size_of(x.dtype());
+  const auto row_bytes = static_cast<std::int64_t>(bytes);
+  if (row_bytes == 0) return;
+  if (row_bytes == sizeof(std::uint32_t))
+    return f(
+        row_bytes, [](const std::byte* from, std::byte* to) { std::memcpy(to, from, sizeof(std::uint32_t)); },
+        [](std::byte* to) { std::memset(to, 0, sizeof(std::uint32_t)); });
+  f(
+      row_bytes, [bytes](const std::byte* from, std::byte* to) { std::memcpy(to, from, bytes); },
+      [bytes](std::byte* to) { std::memset(to, 0, bytes); });
+}
+
 }  // namespace
 
 void gather_rows(const Tensor& x, const Tensor& index, const Tensor& out) {
-  const std::int64_t rows = x.dim(0);
-  const std::size_t row_bytes = static_cast<std::size_t>(x.dim(1)) * size_of(x.dtype());
-  const auto* from = static_cast<const std::byte*>(x.raw());
-  const auto* ids = index.data<std::int32_t>();
-  auto* to = static_cast<std::byte*>(out.raw());
-  const std::int64_t grain = grain_rows(static_cast<std::int64_t>(row_bytes));
-  if (row_bytes == 0) return;
-  parallel_for(index.dim(0), grain, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      std::byte* target = to + static_cast<std::size_t>(i) * row_bytes;
-      const std::int32_t id = ids[i];
-      XMOE_CHECK(id < rows, "index[{}] is {}, there are {} rows", i, id, rows);
-      if (id < 0) {
-        std::memset(target, 0, row_bytes);
-      } else {
-        std::memcpy(target, from + static_cast<std::size_t>(id) * row_bytes, row_bytes);
+  with_row_mover(x, [&](std::int64_t row_bytes, auto move, auto clear) {
+    const std::int64_t rows = x.dim(0);
+    const auto* from = static_cast<const std::byte*>(x.raw());
+    const auto* ids = index.data<std::int32_t>();
+    auto* to = static_cast<std::byte*>(out.raw());
+    parallel_for(index.dim(0), grain_rows(row_bytes), [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        const std::int32_t id = ids[i];
+        XMOE_CHECK(id < rows, "index[{}] is {}, there are {} rows", i, id, rows);
+        if (id < 0)
+          clear(to + i * row_bytes);
+        else
+          move(from + id * row_bytes, to + i * row_bytes);
       }
-    }
+    });
+  });
+}
+
+void scatter_rows(const Tensor& x, const Tensor& index, const Tensor& out) {
+  with_row_mover(x, [&](std::int64_t row_bytes, auto move, auto /*clear*/) {
+    const std::int64_t rows = out.dim(0);
+    const auto* from = static_cast<const std::byte*>(x.raw());
+    const auto* ids = index.data<std::int32_t>();
+    auto* to = static_cast<std::byte*>(out.raw());
+    parallel_for(index.dim(0), grain_rows(row_bytes), [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        const std::int32_t id = ids[i];
+        XMOE_CHECK(id < rows, "index[{}] is {}, there are {} rows", i, id, rows);
+        if (id >= 0) move(from + i * row_bytes, to + id * row_bytes);
+      }
+    });
   });
 }
 

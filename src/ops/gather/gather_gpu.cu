@@ -38,6 +38,29 @@ __global__ void gather_kernel(const Piece* x, const std::int32_t* index, Piece* 
 }
 
 template <typename Piece>
+__global__ void scatter_kernel(const Piece* x, const std::int32_t* index, Piece* out, std::int64_t rows,
+                               std::int64_t count, std::int64_t columns, FaultReport beyond_rows) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
+  if (i >= count || index[i] < 0) return;
+  const std::int64_t to = index[i];
+  if (to >= rows) {
+    if (threadIdx.x == 0) beyond_rows.raise(i, to, rows);
+    return;
+  }
+  for (std::int64_t c = threadIdx.x; c < columns; c += blockDim.x) out[to * columns + c] = x[i * columns + c];
+}
+
+template <typename Piece>
+void scatter(const Context& ctx, const Tensor& x, const Tensor& index, const Tensor& out,
+             std::int64_t row_bytes) {
+  const auto columns = row_bytes / static_cast<std::int64_t>(sizeof(Piece));
+  const Block block = row_block(columns);
+  launch(scatter_kernel<Piece>, grid_of(index.dim(0), block.y), block, 0, stream(ctx.device()),
+         static_cast<const Piece*>(x.raw()), index.data<std::int32_t>(), static_cast<Piece*>(out.raw()),
+         out.dim(0), index.dim(0), columns, FaultReport(ctx.device(), kBeyondRows));
+}
+
+template <typename Piece>
 void gather(const Context& ctx, const Tensor& x, const Tensor& index, const Tensor& out,
             std::int64_t row_bytes, const FaultKind& beyond_rows) {
   const auto columns = row_bytes / static_cast<std::int64_t>(sizeof(Piece));
@@ -102,6 +125,18 @@ void gather_rows(const Context& ctx, const Tensor& x, const Tensor& index, const
     gather<std::uint32_t>(ctx, x, index, out, row_bytes, beyond_rows);
   else
     gather<std::uint16_t>(ctx, x, index, out, row_bytes, beyond_rows);
+}
+
+void scatter_rows(const Context& ctx, const Tensor& x, const Tensor& index, const Tensor& out) {
+  check_device(ctx.device(), {x, index, out});
+  const std::int64_t row_bytes = x.dim(1) * static_cast<std::int64_t>(size_of(x.dtype()));
+  if (row_bytes == 0) return;
+  if (row_bytes % kAccessBytes == 0 && aligned({x.raw(), out.raw()}))
+    scatter<uint4>(ctx, x, index, out, row_bytes);
+  else if (size_of(x.dtype()) == sizeof(std::uint32_t))
+    scatter<std::uint32_t>(ctx, x, index, out, row_bytes);
+  else
+    scatter<std::uint16_t>(ctx, x, index, out, row_bytes);
 }
 
 void combine_rows(const Context& ctx, const Tensor& rows, const Tensor& index, const Tensor& out) {

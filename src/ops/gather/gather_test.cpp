@@ -9,6 +9,7 @@ namespace xmoe {
 namespace {
 
 XMOE_DEVICE_SUITE(Gather);
+XMOE_DEVICE_SUITE(Scatter);
 XMOE_DEVICE_SUITE(Combine);
 
 TEST_P(Gather, AgreesWithTheReference) {
@@ -24,6 +25,38 @@ TEST_P(Gather, NoTokensAndOnlyPadding) {
   op.inputs[0].shape = {0, 9};
   op.inputs[1].fill = values({-1.0});
   EXPECT_OK(check(op, device()));
+}
+
+// Every row of a permutation, some of them left out; what no index names stays.
+void check_scatter(std::int64_t routed, std::int64_t rows, std::int64_t width, DType dtype,
+                   const Device& device) {
+  Arena arena(device, MemoryTag::workspace);
+  const Tensor x = arena.tensor(dtype, {routed, width});
+  const Tensor index = arena.tensor(DType::i32, {routed});
+  const Tensor out = arena.tensor(dtype, {rows, width});
+  fill_random(x, integers(-100, 100), Rng(1, "x"));
+  fill_random(out, integers(-100, 100), Rng(2, "out"));
+  std::vector<double> ids;
+  for (std::int64_t i = 0; i < routed; ++i)
+    ids.push_back(i % 5 == 3 ? -1.0 : static_cast<double>((i * 7 + 2) % rows));
+  from_doubles(ids, index);
+  std::vector<double> expected = to_doubles(out);
+  const std::vector<double> values = to_doubles(x);
+  for (std::int64_t i = 0; i < routed; ++i)
+    for (std::int64_t h = 0; h < width; ++h)
+      if (const auto to = static_cast<std::int64_t>(ids[static_cast<std::size_t>(i)]); to >= 0)
+        expected[static_cast<std::size_t>(to * width + h)] = values[static_cast<std::size_t>(i * width + h)];
+  scatter_rows({arena}, x, index, out);
+  EXPECT_EQ(to_doubles(out), expected) << routed << " rows of " << width;
+}
+
+TEST_P(Scatter, WritesTheRowsNamedAndNoOthers) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    check_scatter(11, 15, 7, dtype, device());
+    check_scatter(600, 1000, 1, dtype, device());
+    check_scatter(0, 3, 5, dtype, device());
+    check_scatter(40, 41, 2056, dtype, device());  // beyond a block of wide accesses
+  }
 }
 
 TEST_P(Combine, AgreesWithTheReference) {
@@ -67,6 +100,7 @@ TEST_P(Gather, RejectsIndicesBeyondTheRows) {
     synchronize(device());
   };
   EXPECT_THROW(wait_for([&] { gather_rows(ctx, x, index, out); }), InvariantError);
+  EXPECT_THROW(wait_for([&] { scatter_rows(ctx, out, index, x); }), InvariantError);
   EXPECT_THROW(wait_for([&] { combine_rows(ctx, x, index.reshape({2, 1}), out); }), InvariantError);
   EXPECT_THROW(gather_rows(ctx, x, index, x), InvariantError);
 }

@@ -2,25 +2,13 @@
 
 #include "bench/support/bench.h"
 #include "bench/support/gemm_bound.h"
+#include "bench/support/random_blocks.h"
 #include "ops/gemm/gemm_case.h"
 #include "ops/gemm/gemm_gpu.h"
 
 namespace xmoe {
 
 namespace {
-
-// Random numbers, since on zeros a GPU draws less power and runs faster: one block of them after the other,
-// as filling with fresh ones would take longer than the products.
-void fill(const Tensor& tensor, std::string_view name) {
-  constexpr std::int64_t kBlock = 1'000'003;  // a prime: rows are not equal
-  const Tensor flat(tensor.raw(), tensor.dtype(), {tensor.numel()}, tensor.device());
-  const Tensor block = flat.slice(0, std::min(kBlock, tensor.numel()));
-  fill_random(block, normal(), Rng(1, name));
-  for (std::int64_t from = block.numel(); from < flat.numel(); from += block.numel()) {
-    const Tensor next = flat.slice(from, std::min(from + block.numel(), flat.numel()));
-    device_copy(flat.device(), flat.raw(), next.device(), next.raw(), next.bytes());
-  }
-}
 
 // On the CPU, a primitive compiled for the shape; on a GPU, the fastest of the library's proposals.
 double bound_gflops(const Bench& bench, const GemmSize& s, const Context& ctx, const Tensor& a,
@@ -43,8 +31,8 @@ void measure(Bench& bench, const GemmSize& s, const GemmOptions& options, DType 
   const Tensor a = arena.tensor(input, op.inputs[0].shape);
   const Tensor b = arena.tensor(input, op.inputs[1].shape);
   const Tensor c = arena.zeros(output, op.outputs[0].shape);
-  fill(a, "a");
-  fill(b, "b");
+  fill_random_blocks(a, normal(), "a");
+  fill_random_blocks(b, normal(), "b");
   // The name of the case says the transposes; the output is said where it differs from the input.
   const std::string name = op.name + (output == input ? "" : ".to_f32");
   bench.compute_bound(name, fmt::format("{}x{}x{}", s.m, s.n, s.k), input, op.forward_flops,

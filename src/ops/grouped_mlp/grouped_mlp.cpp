@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "ops/grouped_mlp/grouped_mlp_cpu.h"
+#include "ops/grouped_mlp/grouped_mlp_gpu.h"
 
 namespace xmoe {
 
@@ -44,8 +45,9 @@ void grouped_mlp_forward(const Context& ctx, Activation activation, const Expert
   check_arguments(activation, rows, w1, w2, h);
   check_pair(x, w1.dim(2), w1.dtype(), "x");
   if (y.local.defined()) check_pair(y, w1.dim(2), w1.dtype(), "y");
-  if (!ctx.device().is_cpu()) fail_not_built("grouped_mlp", ctx.device());
-  cpu::grouped_mlp_forward(ctx, activation, rows, x, w1, w2, h, y);
+  if (ctx.device().is_cpu()) return cpu::grouped_mlp_forward(ctx, activation, rows, x, w1, w2, h, y);
+  if constexpr (kGpuBuilt) return gpu::grouped_mlp_forward(ctx, activation, rows, x, w1, w2, h, y);
+  fail_not_built("grouped_mlp", ctx.device());
 }
 
 void grouped_mlp_backward(const Context& ctx, Activation activation, const ExpertRows& rows,
@@ -62,8 +64,11 @@ void grouped_mlp_backward(const Context& ctx, Activation activation, const Exper
   check_dtype(dw2, DType::f32, "dw2");
   XMOE_CHECK(dweights.defined() == rows.weights.defined(), "weights and their gradient come together");
   if (dweights.defined()) check_shape(dweights, {rows.total()}, "dweights");
-  if (!ctx.device().is_cpu()) fail_not_built("grouped_mlp", ctx.device());
-  cpu::grouped_mlp_backward(ctx, activation, rows, dy, x, w1, w2, h, dx, dweights, dw1, dw2);
+  if (ctx.device().is_cpu())
+    return cpu::grouped_mlp_backward(ctx, activation, rows, dy, x, w1, w2, h, dx, dweights, dw1, dw2);
+  if constexpr (kGpuBuilt)
+    return gpu::grouped_mlp_backward(ctx, activation, rows, dy, x, w1, w2, h, dx, dweights, dw1, dw2);
+  fail_not_built("grouped_mlp", ctx.device());
 }
 
 }  // namespace xmoe

@@ -7,9 +7,11 @@
 #include <memory>
 #include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/rng.h"
+#include "ops/gather/gather.h"
 #include "ops/grouped_mlp/grouped_mlp.h"
 #include "support/op_case.h"
 
@@ -34,19 +36,43 @@ inline double activation_value(Activation activation, const double* h, std::int6
   return 0.5 * h[i] * (1.0 + std::tanh(u));
 }
 
-// Sums rows by token: out[source[r]] += rows[destination[r]], in order of r, rounded once.
-inline void sum_by_token(const std::vector<std::int32_t>& source,
-                         const std::vector<std::int32_t>& destination, const Tensor& rows,
-                         const Tensor& out) {
-  const std::int64_t width = out.dim(1);
-  std::vector<float> sums(static_cast<std::size_t>(out.numel()), 0.0F);
-  with_float(out.dtype(), [&]<typename T>(T) {
-    for (std::size_t r = 0; r < source.size(); ++r)
-      for (std::int64_t j = 0; j < width; ++j)
-        sums[static_cast<std::size_t>(source[r] * width + j)] +=
-            static_cast<float>(rows.data<T>()[destination[r] * width + j]);
-    for (std::size_t i = 0; i < sums.size(); ++i) out.data<T>()[i] = static_cast<T>(sums[i]);
-  });
+// Indices on the host and, once asked for, on a device.
+class Indices {
+ public:
+  Indices(std::vector<std::int32_t> values, const Shape& shape) : values_(std::move(values)), shape_(shape) {}
+  std::int32_t operator[](std::int64_t i) const { return values_[static_cast<std::size_t>(i)]; }
+  Tensor on(const Device& device) {
+    const Tensor host(values_.data(), DType::i32, shape_);
+    if (device.is_cpu()) return host;
+    if (!arena_) {
+      arena_ = std::make_unique<Arena>(device, MemoryTag::workspace);
+      there_ = arena_->tensor(DType::i32, shape_);
+      device_copy(host.device(), host.raw(), device, there_.raw(), host.bytes());
+    }
+    return there_;
+  }
+
+ private:
+  std::vector<std::int32_t> values_;
+  Shape shape_;
+  std::unique_ptr<Arena> arena_;
+  Tensor there_;
+};
+
+// Of each token, the results that are summed, in order of row: out[source[r]] += rows[destination[r]].
+inline std::shared_ptr<Indices> results_by_token(std::int64_t tokens, const std::vector<std::int32_t>& source,
+                                                 const std::vector<std::int32_t>& destination) {
+  std::vector<std::vector<std::int32_t>> lists(static_cast<std::size_t>(tokens));
+  for (std::size_t r = 0; r < source.size(); ++r)
+    lists[static_cast<std::size_t>(source[r])].push_back(destination[r]);
+  std::size_t most = 0;
+  for (const auto& list : lists) most = std::max(most, list.size());
+  std::vector<std::int32_t> table;
+  for (auto& list : lists) {
+    list.resize(most, -1);
+    table.insert(table.end(), list.begin(), list.end());
+  }
+  return std::make_shared<Indices>(std::move(table), Shape{tokens, static_cast<std::int64_t>(most)});
 }
 
 }  // namespace grouped_mlp_cases
@@ -57,26 +83,29 @@ inline OpCase grouped_mlp_case(const GroupedMlpSizes& s, const std::string& name
   const std::int64_t rows = std::accumulate(s.per_expert.begin(), s.per_expert.end(), std::int64_t{0});
   const std::int64_t width = preactivation_width(s.activation, s.ffn);
   // Rows name random tokens, and results go to a permutation of places.
-  auto source = std::make_shared<std::vector<std::int32_t>>();
-  auto destination = std::make_shared<std::vector<std::int32_t>>();
+  std::vector<std::int32_t> sources;
+  std::vector<std::int32_t> destinations;
   const Rng rng(3, name);
   for (std::int64_t r = 0; r < rows; ++r) {
-    source->push_back(static_cast<std::int32_t>(
+    sources.push_back(static_cast<std::int32_t>(
         s.in_order ? r
                    : static_cast<std::int64_t>(
                          rng.below(static_cast<std::uint64_t>(r), static_cast<std::uint64_t>(s.tokens)))));
-    destination->push_back(static_cast<std::int32_t>(r));
+    destinations.push_back(static_cast<std::int32_t>(r));
   }
   for (std::int64_t r = rows - 1; r > 0 && !s.in_order; --r)
     std::swap(
-        (*destination)[static_cast<std::size_t>(r)],
-        (*destination)[rng.below(static_cast<std::uint64_t>(rows + r), static_cast<std::uint64_t>(r + 1))]);
+        destinations[static_cast<std::size_t>(r)],
+        destinations[rng.below(static_cast<std::uint64_t>(rows + r), static_cast<std::uint64_t>(r + 1))]);
+  const auto by_token = results_by_token(s.tokens, sources, destinations);
+  const auto source = std::make_shared<Indices>(std::move(sources), Shape{rows});
+  const auto destination = std::make_shared<Indices>(std::move(destinations), Shape{rows});
 
-  const auto expert_rows = [=](const Tensor& weights) {
+  const auto expert_rows = [=](const Device& device, const Tensor& weights) {
     ExpertRows e{s.per_expert, {}, {}, s.weighted ? weights : Tensor{}};
     if (!s.in_order) {
-      e.source = Tensor(source->data(), DType::i32, {rows});
-      e.destination = Tensor(destination->data(), DType::i32, {rows});
+      e.source = source->on(device);
+      e.destination = destination->on(device);
     }
     return e;
   };
@@ -116,7 +145,7 @@ inline OpCase grouped_mlp_case(const GroupedMlpSizes& s, const std::string& name
     std::vector<double> a(static_cast<std::size_t>(s.ffn));
     for (std::int64_t e = 0; e < experts; ++e) {
       for (std::int64_t i = 0; i < s.per_expert[static_cast<std::size_t>(e)]; ++i, ++r) {
-        const std::int64_t t = (*source)[static_cast<std::size_t>(r)];
+        const std::int64_t t = (*source)[r];
         double* h = out[1].data() + r * width;
         for (std::int64_t f = 0; f < width; ++f) {
           h[f] = 0.0;
@@ -138,17 +167,17 @@ inline OpCase grouped_mlp_case(const GroupedMlpSizes& s, const std::string& name
   op.forward = [=](const Context& ctx, Tensors in, Tensors out) {
     const ArenaScope scope(ctx.workspace);
     const Tensor results = ctx.workspace.tensor(in[0].dtype(), {rows, s.hidden});
-    grouped_mlp_forward(ctx, s.activation, expert_rows(in[3]), pair(in[0], s.remote), in[1], in[2], out[1],
-                        pair(results, remote_results));
-    sum_by_token(*source, *destination, results, out[0]);
+    grouped_mlp_forward(ctx, s.activation, expert_rows(ctx.device(), in[3]), pair(in[0], s.remote), in[1],
+                        in[2], out[1], pair(results, remote_results));
+    combine_rows(ctx, results, by_token->on(ctx.device()), out[0]);
   };
   op.backward = [=](const Context& ctx, Tensors in, Tensors out, Tensors d_out, Tensors d_in) {
     const ArenaScope scope(ctx.workspace);
     const Tensor results = ctx.workspace.tensor(in[0].dtype(), {rows, s.hidden});
-    grouped_mlp_backward(ctx, s.activation, expert_rows(in[3]), pair(d_out[0], s.remote),
+    grouped_mlp_backward(ctx, s.activation, expert_rows(ctx.device(), in[3]), pair(d_out[0], s.remote),
                          pair(in[0], s.remote), in[1], in[2], out[1], pair(results, remote_results),
                          s.weighted ? d_in[3] : Tensor{}, d_in[1], d_in[2]);
-    sum_by_token(*source, *destination, results, d_in[0]);
+    combine_rows(ctx, results, by_token->on(ctx.device()), d_in[0]);
   };
   op.forward_flops = 2.0 * static_cast<double>(rows * s.hidden * (width + s.ffn));
   op.backward_flops = 2.0 * op.forward_flops;

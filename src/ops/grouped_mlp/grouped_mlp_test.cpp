@@ -4,11 +4,14 @@
 
 #include "ops/grouped_mlp/activation_rows.h"
 #include "ops/grouped_mlp/grouped_mlp_cases.h"
+#include "support/device_test.h"
 
 namespace xmoe {
 namespace {
 
-TEST(GroupedMlp, EqualsTheReference) {
+XMOE_DEVICE_SUITE(GroupedMlp);
+
+TEST_P(GroupedMlp, EqualsTheReference) {
   for (const auto activation : {Activation::gelu, Activation::swiglu}) {
     SCOPED_TRACE(activation == Activation::gelu ? "gelu" : "swiglu");
     EXPECT_OK(check(grouped_mlp_case({.tokens = 13,
@@ -17,12 +20,17 @@ TEST(GroupedMlp, EqualsTheReference) {
                                       .ffn = 11,
                                       .activation = activation,
                                       .per_expert = {3, 0, 20, 1}},
-                                     "uneven_experts")));
-    EXPECT_OK(check(grouped_mlp_case(
-        {.tokens = 9, .hidden = 8, .ffn = 33, .activation = activation, .per_expert = {0, 70, 0}},
-        "one_expert_gets_everything")));
-    EXPECT_OK(check(grouped_mlp_case(
-        {.tokens = 1, .hidden = 1, .ffn = 1, .activation = activation, .per_expert = {1}}, "one_row")));
+                                     "uneven_experts"),
+                    device()));
+    EXPECT_OK(
+        check(grouped_mlp_case(
+                  {.tokens = 9, .hidden = 8, .ffn = 33, .activation = activation, .per_expert = {0, 70, 0}},
+                  "one_expert_gets_everything"),
+              device()));
+    EXPECT_OK(check(
+        grouped_mlp_case({.tokens = 1, .hidden = 1, .ffn = 1, .activation = activation, .per_expert = {1}},
+                         "one_row"),
+        device()));
     EXPECT_OK(check(grouped_mlp_case({.tokens = 21,
                                       .hidden = 16,
                                       .ffn = 24,
@@ -30,33 +38,37 @@ TEST(GroupedMlp, EqualsTheReference) {
                                       .per_expert = {21},
                                       .in_order = true,
                                       .weighted = false},
-                                     "dense")));
-    EXPECT_OK(check(grouped_mlp_case(
-        {.tokens = 4, .remote = 4, .hidden = 6, .ffn = 5, .activation = activation, .per_expert = {2, 3}},
-        "all_rows_remote")));
+                                     "dense"),
+                    device()));
+    EXPECT_OK(check(
+        grouped_mlp_case(
+            {.tokens = 4, .remote = 4, .hidden = 6, .ffn = 5, .activation = activation, .per_expert = {2, 3}},
+            "all_rows_remote"),
+        device()));
   }
 }
 
 // Several row blocks of one expert, and weight gradients in slices.
-TEST(GroupedMlp, ManyBlocksOfRows) {
+TEST_P(GroupedMlp, ManyBlocksOfRows) {
   EXPECT_OK(check(grouped_mlp_case({.tokens = 100,
                                     .remote = 30,
                                     .hidden = 10,
                                     .ffn = 70,
                                     .activation = Activation::swiglu,
                                     .per_expert = {300, 5, 290}},
-                                   "many_blocks")));
+                                   "many_blocks"),
+                  device()));
 }
 
 // Recomputation wants nothing else.
-TEST(GroupedMlp, PreactivationsAloneAreTheSameBits) {
+TEST_P(GroupedMlp, PreactivationsAloneAreTheSameBits) {
   const GroupedMlpSizes s{
       .tokens = 40, .hidden = 10, .ffn = 21, .per_expert = {40}, .in_order = true, .weighted = false};
   for (const DType dtype : {DType::f32, DType::bf16}) {
     const OpCase op = grouped_mlp_case(s, "preactivations");
-    OpRun run(op, dtype);
+    OpRun run(op, dtype, device());
     run.forward();
-    Arena arena({}, MemoryTag::workspace);
+    Arena arena(device(), MemoryTag::workspace);
     const Tensor h = arena.zeros(dtype, run.out[1].shape());
     grouped_mlp_forward(run.context(), s.activation, {s.per_expert, {}, {}, {}}, {run.in[0], {}}, run.in[1],
                         run.in[2], h, {});
@@ -64,17 +76,20 @@ TEST(GroupedMlp, PreactivationsAloneAreTheSameBits) {
   }
 }
 
-TEST(GroupedMlp, NoRows) {
-  EXPECT_OK(check(grouped_mlp_case({.tokens = 3, .hidden = 8, .ffn = 8, .per_expert = {0, 0}}, "no_rows")));
-  EXPECT_OK(check(grouped_mlp_case(
-      {.tokens = 0, .hidden = 8, .ffn = 8, .per_expert = {0}, .in_order = true, .weighted = false},
-      "no_tokens")));
+TEST_P(GroupedMlp, NoRows) {
+  EXPECT_OK(check(grouped_mlp_case({.tokens = 3, .hidden = 8, .ffn = 8, .per_expert = {0, 0}}, "no_rows"),
+                  device()));
+  EXPECT_OK(
+      check(grouped_mlp_case(
+                {.tokens = 0, .hidden = 8, .ffn = 8, .per_expert = {0}, .in_order = true, .weighted = false},
+                "no_tokens"),
+            device()));
 }
 
-TEST(GroupedMlp, SteadyStateAllocatesNothing) {
+TEST_P(GroupedMlp, SteadyStateAllocatesNothing) {
   const OpCase op =
       grouped_mlp_case({.tokens = 64, .hidden = 32, .ffn = 16, .per_expert = {50, 10, 68}}, "steady");
-  OpRun run(op, DType::f32);
+  OpRun run(op, DType::f32, device());
   run.forward();
   run.backward();
   run.forward();
@@ -84,8 +99,8 @@ TEST(GroupedMlp, SteadyStateAllocatesNothing) {
   EXPECT_EQ(run.context().workspace.device_allocations(), before);
 }
 
-TEST(GroupedMlp, RefusesShapesThatDoNotFit) {
-  Arena memory({}, MemoryTag::workspace);
+TEST_P(GroupedMlp, RefusesShapesThatDoNotFit) {
+  Arena memory(device(), MemoryTag::workspace);
   const Context ctx{memory};
   const auto t = [&](const Shape& shape) { return memory.zeros(DType::f32, shape); };
   const std::int64_t two[] = {2};

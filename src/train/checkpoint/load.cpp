@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "device/arena.h"
 #include "train/checkpoint/checkpoint.h"
 #include "train/checkpoint/manifest.h"
 #include "train/checkpoint/safetensors.h"
@@ -18,7 +19,7 @@ namespace {
 constexpr std::size_t kListed = 20;
 
 struct Copy {
-  void* to_memory;
+  const CheckpointTensor* destination;
   PlacedBox to;
   const std::byte* from_memory;
   PlacedBox from;
@@ -46,9 +47,7 @@ class Load {
   void compare_tensors();
   void verify_shard(std::size_t index);
   void plan();
-  void fill() const {
-    for (const auto& c : copies_) copy_box(c.to_memory, c.to, c.from_memory, c.from, c.element);
-  }
+  void fill() const;
 
  private:
   std::filesystem::path path_of(std::size_t shard) const {
@@ -125,8 +124,23 @@ void Load::plan_slice(const CheckpointTensor& destination, std::span<const Place
     const auto shared = intersection(place.box, slice.box);
     if (!shared) continue;
     if (bytes.empty()) bytes = bytes_of(destination.name, entry, slice);
-    copies_.push_back({destination.data.raw(), part_of(place, *shared), bytes.data(),
+    copies_.push_back({&destination, part_of(place, *shared), bytes.data(),
                        part_of(dense(slice.box), *shared), size_of(entry.dtype)});
+  }
+}
+
+// The copies to one destination follow each other.
+void Load::fill() const {
+  Arena staging({}, MemoryTag::workspace);  // for what is in a device's memory
+  for (std::size_t i = 0; i < copies_.size();) {
+    const ArenaScope scope(staging);
+    const Tensor& data = copies_[i].destination->data;
+    const Tensor host = data.device().is_cpu() ? data : staging.tensor(data.dtype(), data.shape());
+    if (!data.device().is_cpu()) copy_across(data, host);
+    const CheckpointTensor* destination = copies_[i].destination;
+    for (; i < copies_.size() && copies_[i].destination == destination; ++i)
+      copy_box(host.raw(), copies_[i].to, copies_[i].from_memory, copies_[i].from, copies_[i].element);
+    if (!data.device().is_cpu()) copy_across(host, data);
   }
 }
 

@@ -156,7 +156,7 @@ std::string header_of(std::span<const SafetensorsItem> items,
   std::uint64_t offset = 0;
   for (const auto& item : items) {
     const auto& [name, data, place] = item;
-    XMOE_CHECK(data.defined() && data.device().is_cpu(), "{}: not a tensor in host memory", name);
+    XMOE_CHECK(data.defined(), "{}: no tensor", name);
     XMOE_CHECK(name != "__metadata__" && names.insert(name).second,
                "the name {} is not allowed or given twice", name);
     if (header.size() > 1) header += ',';
@@ -265,15 +265,21 @@ WrittenFile write_safetensors(const std::filesystem::path& path, std::span<const
   const std::uint64_t length = header.size();
   put(&length, kLengthBytes);
   put(header.data(), header.size());
+  std::vector<std::byte> piece;  // of a device's memory
   for (const auto& item : items) {
     const auto* data = static_cast<const std::byte*>(item.data.raw());
+    const Device& device = item.data.device();
+    if (!device.is_cpu()) piece.resize(kPieceBytes);
     const std::size_t element = size_of(item.data.dtype());
     for_each_stretch(item.place, dense(item.place.box),
                      [&](std::int64_t begin, std::int64_t, std::int64_t n) {
                        const std::byte* stretch = data + static_cast<std::size_t>(begin) * element;
                        const std::size_t bytes = static_cast<std::size_t>(n) * element;
-                       for (std::size_t done = 0; done < bytes; done += kPieceBytes)
-                         put(stretch + done, std::min(kPieceBytes, bytes - done));
+                       for (std::size_t done = 0; done < bytes; done += kPieceBytes) {
+                         const std::size_t size = std::min(kPieceBytes, bytes - done);
+                         if (!device.is_cpu()) device_copy(device, stretch + done, {}, piece.data(), size);
+                         put(device.is_cpu() ? stretch + done : piece.data(), size);
+                       }
                      });
   }
   writer.close(/*sync=*/true);

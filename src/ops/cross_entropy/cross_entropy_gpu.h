@@ -1,0 +1,27 @@
+// Letters: T tokens, H hidden size, V rows of the output projection.
+#pragma once
+
+#include "ops/cross_entropy/cross_entropy.h"
+
+namespace xmoe::gpu {
+
+void merge_statistics(const Context& ctx,
+                      const Tensor& parts,    // [slices, rows, 3]
+                      const Tensor& merged);  // [rows, 3]
+
+// Logits of a chunk and their gradients. The larger, the fewer times dw is read and written: at 1 GiB a chunk
+// of 50,304 words has some 3,000 rows, and dw costs a few percent of the products.
+inline constexpr std::int64_t kChunkBytes = std::int64_t{1} << 30;
+
+void linear_cross_entropy(const Context& ctx,
+                          const Tensor& x,  // [T, H]
+                          const Tensor& w,  // [V, H]
+                          std::int64_t vocabulary,
+                          const Tensor& targets,  // [T]
+                          const Tensor& losses,   // [T]
+                          float grad_scale,
+                          const Tensor& dx,  // [T, H] or undefined
+                          const Tensor& dw,  // [V, H] or undefined
+                          const VocabularySlice* slice, std::int64_t chunk_bytes = kChunkBytes);
+
+}  // namespace xmoe::gpu

@@ -1,0 +1,111 @@
+// GPUs multiply bf16 some fifteen times as fast as f32. An f32 number is the sum of three of bf16 (8 bits of
+// its 24 each), and the product of two bf16 numbers is exact in f32. So the f32 factor is split and its parts
+// stand beside each other in one product of bf16 with f32 sums:
+//
+//   logits   x [W0; W1; W2]^T, whose three parts are then added
+//   dW       [d0 d1 d2]^T x, likewise
+//   dx       [d0 d1 d0] [W0; W0; W1] = d W but for terms below 2^-16 of it: dx is rounded to 2^-9
+#include "ops/router/router_gpu.h"
+
+#include <array>
+
+#include "device/gpu.h"
+#include "ops/elementwise/elementwise_gpu.h"
+#include "ops/gemm/gemm_gpu.h"
+#include "ops/gpu_rows.h"
+
+namespace xmoe::gpu {
+
+namespace {
+
+constexpr int kParts = 3;
+using Parts = std::array<int, kParts>;  // which part of the numbers stands in each place, 0 the highest
+constexpr Parts kAll = {0, 1, 2};
+
+// A thread per number. Bound by bytes.
+__global__ void split_kernel(const float* from, std::int64_t count, std::int64_t columns, int first,
+                             int second, int third, std::int64_t row_stride, std::int64_t part_stride,
+                             bf16* to) {
+  const std::int64_t i = thread_index();
+  if (i >= count) return;
+  bf16 parts[kParts];
+  float rest = from[i];
+#pragma unroll
+  for (int p = 0; p < kParts; ++p) {
+    round_to(rest, parts[p]);
+    rest -= to_float(parts[p]);
+  }
+  const auto part = [&](int p) { return p == 0 ? parts[0] : p == 1 ? parts[1] : parts[2]; };
+  bf16* place = to + i / columns * row_stride + i % columns;
+  place[0] = part(first);
+  place[part_stride] = part(second);
+  place[2 * part_stride] = part(third);
+}
+
+void split(const Context& ctx, const Tensor& from, const Parts& parts, std::int64_t row_stride,
+           std::int64_t part_stride, const Tensor& to) {
+  launch(split_kernel, grid_of(from.numel(), kBlockThreads), Block(kBlockThreads), 0, stream(ctx.device()),
+         from.data<float>(), from.numel(), from.dim(1), parts[0], parts[1], parts[2], row_stride, part_stride,
+         to.data<bf16>());
+}
+
+// [3 rows, columns]: parts below each other.
+Tensor split_below(const Context& ctx, const Tensor& from, const Parts& parts) {
+  const Tensor to = ctx.workspace.tensor(DType::bf16, {kParts * from.dim(0), from.dim(1)});
+  split(ctx, from, parts, from.dim(1), from.numel(), to);
+  return to;
+}
+
+// [rows, 3 columns]: parts beside each other.
+Tensor split_beside(const Context& ctx, const Tensor& from, const Parts& parts) {
+  const Tensor to = ctx.workspace.tensor(DType::bf16, {from.dim(0), kParts * from.dim(1)});
+  split(ctx, from, parts, kParts * from.dim(1), from.dim(1), to);
+  return to;
+}
+
+// out (= or +=) the sum of the parts, the smallest first. A thread per sum. Bound by bytes.
+template <bool kAdd>
+__global__ void sum_kernel(const float* parts, std::int64_t count, std::int64_t columns,
+                           std::int64_t row_stride, std::int64_t part_stride, float* out) {
+  const std::int64_t i = thread_index();
+  if (i >= count) return;
+  const float* place = parts + i / columns * row_stride + i % columns;
+  const float sum = place[2 * part_stride] + place[part_stride] + place[0];
+  out[i] = kAdd ? out[i] + sum : sum;
+}
+
+template <bool kAdd>
+void sum_parts(const Context& ctx, const Tensor& parts, std::int64_t row_stride, std::int64_t part_stride,
+               const Tensor& out) {
+  launch(sum_kernel<kAdd>, grid_of(out.numel(), kBlockThreads), Block(kBlockThreads), 0, stream(ctx.device()),
+         parts.data<float>(), out.numel(), out.dim(1), row_stride, part_stride, out.data<float>());
+}
+
+}  // namespace
+
+void router_logits(const Context& ctx, const Tensor& x, const Tensor& w, const Tensor& logits) {
+  check_device(ctx.device(), {x, w, logits});
+  const std::int64_t experts = w.dim(0);
+  const ArenaScope scope(ctx.workspace);
+  const Tensor parts = ctx.workspace.tensor(DType::f32, {x.dim(0), kParts * experts});
+  gpu::gemm(ctx, x, split_below(ctx, w, kAll), parts, kTimesTransposed);
+  sum_parts<false>(ctx, parts, kParts * experts, experts, logits);
+}
+
+void router_backward(const Context& ctx, const Tensor& dlogits, const Tensor& x, const Tensor& w,
+                     const Tensor& dw, const Tensor& dx) {
+  check_device(ctx.device(), {dlogits, x, w, dw, dx});
+  {
+    const ArenaScope scope(ctx.workspace);
+    const Tensor parts = ctx.workspace.tensor(DType::f32, {kParts * w.dim(0), w.dim(1)});
+    gpu::gemm(ctx, split_beside(ctx, dlogits, kAll), x, parts,
+              {.a = Transpose::yes, .b = Transpose::no, .accumulate = false});
+    sum_parts<true>(ctx, parts, w.dim(1), w.numel(), dw);
+  }
+  const ArenaScope scope(ctx.workspace);
+  const Tensor product = ctx.workspace.tensor(DType::f32, dx.shape());
+  gpu::gemm(ctx, split_beside(ctx, dlogits, {0, 1, 0}), split_below(ctx, w, {0, 0, 1}), product, {});
+  gpu::add(ctx, dx, product, dx);
+}
+
+}  // namespace xmoe::gpu
