@@ -7,6 +7,7 @@
 #include "ops/gemm/gemm_gpu.h"
 #include "ops/gpu_rows.h"
 #include "ops/grouped_mlp/activation_gpu.h"
+#include "ops/grouped_mlp/hopper_mlp_gpu.h"
 
 namespace xmoe::gpu {
 
@@ -199,6 +200,7 @@ void grouped_mlp_forward(const Context& ctx, Activation activation, const Expert
   check_devices(ctx, rows, {x, y}, {w1, w2, h});
   const std::int64_t total = rows.total();
   if (total == 0) return;
+  if (hopper_fits(ctx.device(), w1, w2)) return hopper_mlp_forward(ctx, activation, rows, x, w1, w2, h, y);
   const ArenaScope scope(ctx.workspace);
   const Tensor input = gathered(ctx, x, rows.source, total);
   for_each_expert(rows, [&](std::int64_t e, std::int64_t begin, std::int64_t end) {
@@ -222,6 +224,8 @@ void grouped_mlp_backward(const Context& ctx, Activation activation, const Exper
   check_devices(ctx, rows, {dy, x, dx}, {w1, w2, h, dweights, dw1, dw2});
   const std::int64_t total = rows.total();
   if (total == 0) return;
+  if (hopper_fits(ctx.device(), w1, w2))
+    return hopper_mlp_backward(ctx, activation, rows, dy, x, w1, w2, h, dx, dweights, dw1, dw2);
   const std::int64_t ffn = w2.dim(2);
   const ArenaScope scope(ctx.workspace);
   const Tensor a = ctx.workspace.tensor(h.dtype(), {total, ffn});

@@ -60,6 +60,31 @@ TEST_P(GroupedMlp, ManyBlocksOfRows) {
                   device()));
 }
 
+// Widths that tensor cores with their own kernels take: rows beyond a tile of 128, odd counts, experts
+// without rows, a tile of fewer columns, rows of other ranks.
+TEST_P(GroupedMlp, TilesThatAreNotFull) {
+  for (const auto activation : {Activation::gelu, Activation::swiglu}) {
+    SCOPED_TRACE(activation == Activation::gelu ? "gelu" : "swiglu");
+    EXPECT_OK(check(grouped_mlp_case({.tokens = 50,
+                                      .remote = 20,
+                                      .hidden = 64,
+                                      .ffn = 192,
+                                      .activation = activation,
+                                      .per_expert = {0, 131, 1, 64, 0, 33}},
+                                     "partial_tiles"),
+                    device()));
+    EXPECT_OK(check(grouped_mlp_case({.tokens = 150,
+                                      .hidden = 320,
+                                      .ffn = 64,
+                                      .activation = activation,
+                                      .per_expert = {150},
+                                      .in_order = true,
+                                      .weighted = false},
+                                     "dense_tiles"),
+                    device()));
+  }
+}
+
 // Recomputation wants nothing else.
 TEST_P(GroupedMlp, PreactivationsAloneAreTheSameBits) {
   const GroupedMlpSizes s{
