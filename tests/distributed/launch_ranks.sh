@@ -4,8 +4,8 @@
 #
 #   launch_ranks.sh RANKS PROGRAM [ARGUMENTS]
 #
-# The status is that of the first rank that fails, after which the others are ended. Each rank takes itself for a host of its own
-# where NCCL is concerned: so it lets several of them share a GPU.
+# The status is that of the first rank that fails; the others are then asked to end, and made to after some seconds. Each rank takes
+# itself for a host of its own where NCCL is concerned, which lets several of them share a GPU.
 set -u
 ranks=$1
 shift
@@ -14,10 +14,7 @@ export LOCAL_WORLD_SIZE=$ranks TORCHELASTIC_RUN_ID="launch_ranks.$$"
 export NCCL_SOCKET_IFNAME="${NCCL_SOCKET_IFNAME:-lo}"
 
 processes=()
-end_all() {
-  [ "${#processes[@]}" -eq 0 ] || kill -TERM "${processes[@]}" 2>/dev/null
-}
-trap 'end_all; exit 143' INT TERM
+trap 'kill -KILL "${processes[@]}" 2>/dev/null; exit 143' INT TERM
 for ((rank = 0; rank < ranks; ++rank)); do
   RANK=$rank LOCAL_RANK=$rank NCCL_HOSTID="host$rank" "$@" &
   processes+=($!)
@@ -26,12 +23,17 @@ done
 status=0
 for ((left = ranks; left > 0; --left)); do
   wait -n
-  ended=$?
-  if [ "$ended" -ne 0 ] && [ "$status" -eq 0 ]; then
-    status=$ended
-    # Those that wait for it say so themselves within a second.
-    sleep 1
-    end_all
-  fi
+  status=$?
+  [ "$status" -eq 0 ] || break
 done
+[ "$status" -ne 0 ] || exit 0
+
+sleep 1  # those that wait for the one that failed say so themselves
+kill -TERM "${processes[@]}" 2>/dev/null
+for ((tenths = 50; tenths > 0; --tenths)); do
+  [ -n "$(jobs -rp)" ] || break
+  sleep 0.1
+done
+kill -KILL "${processes[@]}" 2>/dev/null
+wait
 exit "$status"
