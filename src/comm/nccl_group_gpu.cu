@@ -11,8 +11,8 @@ namespace {
 [[noreturn]] void fail_in(const char* operation, const std::string& group, ncclResult_t result,
                           ncclComm_t comm) {
   const std::string detail = ncclGetLastError(comm);
-  fail("NCCL failed in {} of the group {}: {}{}{}; with NCCL_DEBUG=WARN in the environment it says more",
-       operation, group, ncclGetErrorString(result), detail.empty() ? "" : ": ", detail);
+  fail("NCCL failed in {} of the group {}: {}{}{}", operation, group, ncclGetErrorString(result),
+       detail.empty() ? "" : ": ", detail);
 }
 
 void check_health(ncclComm_t comm, const char* operation, const std::string& group) {

@@ -16,9 +16,10 @@ namespace {
 
 // Between two rounds of a rank that looks for rank 0.
 constexpr std::chrono::milliseconds kRound(50);
-// What a stranger gets to say what it wants, and rank 0 to answer: all is sent at once.
-constexpr std::chrono::seconds kStranger(2);
-constexpr std::chrono::seconds kAnswer(10);
+// What a stranger gets to say what it wants, and rank 0 to answer, which a stranger may keep busy: all is
+// sent at once.
+constexpr std::chrono::seconds kStranger(1);
+constexpr std::chrono::seconds kAnswer(4);
 // Whether there is a listener at a port is known after this, packets that get lost apart.
 constexpr std::chrono::seconds kConnect(5);
 // Ranks that a message lists before it only counts the rest.
