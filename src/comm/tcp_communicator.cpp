@@ -290,7 +290,7 @@ std::unique_ptr<Communicator> TcpCommunicator::split(int color, int key, const s
   all_gather(Tensor(own, DType::i64, {2}), Tensor(all.data(), DType::i64, {2 * size()}));
   std::vector<std::pair<std::int64_t, int>> chosen;  // key and rank here
   for (int r = 0; r < size(); ++r) {
-    const auto i = static_cast<std::size_t>(2 * r);
+    const auto i = 2 * static_cast<std::size_t>(r);
     if (all[i] == color) chosen.emplace_back(all[i + 1], r);
   }
   std::sort(chosen.begin(), chosen.end());
