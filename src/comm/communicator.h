@@ -72,7 +72,7 @@ class Communicator {
                                                          const Tensor& output) = 0;  // [n, ...]; f32, bf16
   virtual std::unique_ptr<Transfer> start_all_gather(const Tensor& input,            // [n, ...]
                                                      const Tensor& output) = 0;      // [size * n, ...]
-  virtual void barrier() = 0;
+  virtual void barrier() = 0;  // all ranks have come here, and what they had queued on their devices is done
   // Ranks with the same color form a group, ordered by key, then by rank here.
   virtual std::unique_ptr<Communicator> split(int color, int key, const std::string& name) = 0;
   // Ranks that share memory, in order of rank here.
@@ -81,7 +81,7 @@ class Communicator {
   // The node of each rank, for the account of traffic and for those who route by it; groups split from this
   // one inherit it. Empty: not known, all on one. See comm/topology.h.
   std::span<const int> nodes() const { return nodes_; }
-  void set_nodes(std::vector<int> nodes) { nodes_ = std::move(nodes); }  // the same on all ranks
+  virtual void set_nodes(std::vector<int> nodes) { nodes_ = std::move(nodes); }  // the same on all ranks
   bool on_other_node(int rank) const {
     return !nodes_.empty() &&
            nodes_[static_cast<std::size_t>(rank)] != nodes_[static_cast<std::size_t>(this->rank())];
@@ -109,12 +109,13 @@ std::string pending_operation();
 // thread of its own (MPI_THREAD_MULTIPLE). Without it they still end with wait().
 bool asynchronous_progress();
 
-// The communicator of a single process.
-std::unique_ptr<Communicator> make_self_communicator(const std::string& name = "world");
+// The communicator of a single process, for tensors of the host and of `device`.
+std::unique_ptr<Communicator> make_self_communicator(const std::string& name = "world",
+                                                     const Device& device = {});
 
-// Starts the message layer that the launcher of this process asks for (mpirun, srun: MPI; none: a single
-// process) and ends it on destruction. Groups split from world() must be gone by then, and errors handled:
-// one rank that leaves waits for the others.
+// Starts the message layer that the launcher of this process asks for (mpirun, srun: MPI; torchrun: TCP;
+// none: a single process) and ends it on destruction. Groups split from world() must be gone by then, and
+// errors handled: one rank that leaves waits for the others.
 class CommunicationSession {
  public:
   CommunicationSession(int* argc, char*** argv);
@@ -126,8 +127,10 @@ class CommunicationSession {
   [[noreturn]] void abort(int exit_code);  // ends all ranks at once
 
  private:
+  enum class Layer : std::uint8_t { none, mpi, tcp };
+
   std::unique_ptr<Communicator> world_;
-  bool mpi_started_ = false;
+  Layer layer_ = Layer::none;
 };
 
 }  // namespace xmoe

@@ -6,8 +6,11 @@ namespace xmoe::contract {
 
 namespace {
 
-void check_host(const Tensor& tensor) {
-  if (!tensor.device().is_cpu()) fail_not_built("communication of device memory", tensor.device());
+void check_place(const Tensor& tensor, const Device& device) {
+  if (device.is_cpu() && !tensor.device().is_cpu())
+    fail_not_built("communication of device memory by this group", tensor.device());
+  XMOE_CHECK(tensor.device() == device, "a collective of tensors on {} got one on {}", name_of(device),
+             name_of(tensor.device()));
 }
 
 bool same_rows(const Tensor& a, const Tensor& b) {
@@ -22,9 +25,10 @@ std::string describe(const Tensor& tensor) {
   return fmt::format("{} {}", name_of(tensor.dtype()), to_string(tensor.shape()));
 }
 
-void check_rows(const Tensor& whole, const Tensor& part, int size, const char* operation) {
-  check_host(whole);
-  check_host(part);
+void check_rows(const Tensor& whole, const Tensor& part, int size, const char* operation,
+                const Device& device) {
+  check_place(whole, device);
+  check_place(part, device);
   XMOE_CHECK(same_rows(whole, part) && whole.dim(0) == size * part.dim(0),
              "{} among {} ranks: {} is not {} times {}", operation, size, describe(whole), size,
              describe(part));
@@ -32,26 +36,26 @@ void check_rows(const Tensor& whole, const Tensor& part, int size, const char* o
 
 }  // namespace
 
-void check_reducible(const Tensor& values) {
-  check_host(values);
+void check_reducible(const Tensor& values, const Device& device) {
+  check_place(values, device);
   const DType dtype = values.dtype();
   XMOE_CHECK(dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::i64,
              "a reduction takes f32, bf16 or i64, got {}", name_of(dtype));
 }
 
-void check_all_gather(const Tensor& input, const Tensor& output, int size) {
-  check_rows(output, input, size, "all_gather");
+void check_all_gather(const Tensor& input, const Tensor& output, int size, const Device& device) {
+  check_rows(output, input, size, "all_gather", device);
 }
 
-void check_reduce_scatter(const Tensor& input, const Tensor& output, int size) {
-  check_reducible(input);
-  check_rows(input, output, size, "reduce_scatter");
+void check_reduce_scatter(const Tensor& input, const Tensor& output, int size, const Device& device) {
+  check_reducible(input, device);
+  check_rows(input, output, size, "reduce_scatter", device);
 }
 
 void check_all_to_all_v(const Tensor& send, std::span<const std::int64_t> send_rows, const Tensor& recv,
-                        std::span<const std::int64_t> recv_rows, int rank, int size) {
-  check_host(send);
-  check_host(recv);
+                        std::span<const std::int64_t> recv_rows, int rank, int size, const Device& device) {
+  check_place(send, device);
+  check_place(recv, device);
   const auto ranks = static_cast<std::size_t>(size);
   XMOE_CHECK(same_rows(send, recv), "all_to_all_v: rows of {} do not match rows of {}", describe(send),
              describe(recv));
@@ -74,7 +78,8 @@ void check_all_to_all_v(const Tensor& send, std::span<const std::int64_t> send_r
              recv_rows[self]);
 }
 
-void check_root(int root, int size) {
+void check_broadcast(const Tensor& values, int root, int size, const Device& device) {
+  check_place(values, device);
   XMOE_CHECK(0 <= root && root < size, "root {} of a group of {}", root, size);
 }
 

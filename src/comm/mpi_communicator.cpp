@@ -19,17 +19,12 @@
 #include "comm/mpi_wait.h"
 #include "comm/pending.h"
 #include "comm/reduction.h"
+#include "comm/traffic.h"
 
 namespace xmoe::mpi {
 
 namespace {
 
-// Bytes of a reduction in flight at once: a message to each of some tens of ranks is then still long enough
-// to be bound by bandwidth, and scratch memory is negligible beside a model.
-constexpr std::int64_t kChunkBytes = std::int64_t{4} << 20;
-// Below this much gathered data a reduction is one gather and a sum on every rank: one latency instead of
-// two.
-constexpr std::int64_t kGatherBytes = std::int64_t{64} << 10;
 // Bytes of one broadcast message, well below what an int can count.
 constexpr std::int64_t kBroadcastBytes = std::int64_t{1} << 30;
 
@@ -90,24 +85,12 @@ class MpiCommunicator final : public Communicator {
  private:
   MPI_Datatype row_type(std::int64_t bytes);
   std::unique_ptr<Communicator> inherit_nodes(std::unique_ptr<Communicator> group) const;
-  // [begin, end) of the elements of a chunk of n that rank r reduces.
-  std::int64_t part_begin(std::int64_t n, int r) const { return n * r / size_; }
   void reduce_by_gather(const Tensor& values, ReduceOp op);
   void reduce_chunk(std::byte* chunk, std::int64_t n, DType dtype, ReduceOp op);
   void begin_exchange(MpiTransfer& transfer, std::span<const ExchangePart> parts);
-  // Calls fn(peer) for all others, each rank beginning with another one, so that not all send to the same.
-  template <typename F>
-  void for_each_peer(F fn) const {
-    for (int i = 1; i < size_; ++i) fn((rank_ + i) % size_);
-  }
-  // Adds to the account bytes(peer) for all others.
   template <typename F>
   void count(F bytes) {
-    for_each_peer([&](int peer) {
-      const std::int64_t sent = bytes(peer);
-      traffic_.bytes_sent += sent;
-      if (on_other_node(peer)) traffic_.bytes_between_nodes += sent;
-    });
+    count_sent(traffic_, *this, bytes);
   }
   // A tag of its own for each buffer of an exchange. Ranks start the same exchanges in the same order, so
   // that they agree on it; messages of transfers that overlap are then told apart.
@@ -153,11 +136,11 @@ void MpiCommunicator::all_reduce(const Tensor& values, ReduceOp op) {
   if (n == 0) return;
   check(meet(comm_), "all_reduce", name_);
   const ArenaScope scope(scratch_);
-  if (n * element * size_ <= kGatherBytes) {
+  if (reduces_by_gather(n * element, size_)) {
     reduce_by_gather(values, op);
     return;
   }
-  const std::int64_t chunk = kChunkBytes / element;
+  const std::int64_t chunk = kReductionChunkBytes / element;
   auto* data = static_cast<std::byte*>(values.raw());
   for (std::int64_t begin = 0; begin < n; begin += chunk) {
     reduce_chunk(data + begin * element, std::min(chunk, n - begin), values.dtype(), op);
@@ -175,12 +158,12 @@ void MpiCommunicator::reduce_by_gather(const Tensor& values, ReduceOp op) {
 void MpiCommunicator::reduce_chunk(std::byte* chunk, std::int64_t n, DType dtype, ReduceOp op) {
   const ArenaScope scope(scratch_);
   const auto element = static_cast<std::int64_t>(size_of(dtype));
-  const std::int64_t mine = part_begin(n, rank_ + 1) - part_begin(n, rank_);
+  const std::int64_t mine = part_begin(n, size_, rank_ + 1) - part_begin(n, size_, rank_);
   void* parts = scratch_.allocate(static_cast<std::size_t>(mine * element * size_));
   for (int r = 0; r < size_; ++r) {
     const auto i = static_cast<std::size_t>(r);
-    send_offsets_[i] = static_cast<int>(part_begin(n, r));
-    send_counts_[i] = static_cast<int>(part_begin(n, r + 1) - part_begin(n, r));
+    send_offsets_[i] = static_cast<int>(part_begin(n, size_, r));
+    send_counts_[i] = static_cast<int>(part_begin(n, size_, r + 1) - part_begin(n, size_, r));
     recv_offsets_[i] = static_cast<int>(mine * r);
     recv_counts_[i] = static_cast<int>(mine);
   }
@@ -188,12 +171,14 @@ void MpiCommunicator::reduce_chunk(std::byte* chunk, std::int64_t n, DType dtype
   check(MPI_Alltoallv(chunk, send_counts_.data(), send_offsets_.data(), type, parts, recv_counts_.data(),
                       recv_offsets_.data(), type, comm_),
         "all_reduce", name_);
-  reduce_parts(op, dtype, parts, size_, mine, chunk + part_begin(n, rank_) * element);
+  reduce_parts(op, dtype, parts, size_, mine, chunk + part_begin(n, size_, rank_) * element);
   check(MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, chunk, send_counts_.data(), send_offsets_.data(),
                        type, comm_),
         "all_reduce", name_);
   // A part to each, then this rank's sums to each.
-  count([&](int peer) { return (part_begin(n, peer + 1) - part_begin(n, peer) + mine) * element; });
+  count([&](int peer) {
+    return (part_begin(n, size_, peer + 1) - part_begin(n, size_, peer) + mine) * element;
+  });
 }
 
 void MpiCommunicator::all_gather(const Tensor& input, const Tensor& output) {
@@ -221,7 +206,7 @@ void MpiCommunicator::reduce_scatter(const Tensor& input, const Tensor& output) 
   if (n == 0) return;
   check(meet(comm_), "reduce_scatter", name_);
   const ArenaScope scope(scratch_);
-  const std::int64_t block = std::min(n, std::max<std::int64_t>(1, kChunkBytes / element / size_));
+  const std::int64_t block = std::min(n, std::max<std::int64_t>(1, kReductionChunkBytes / element / size_));
   const auto scratch_bytes = static_cast<std::size_t>(block * element * size_);
   auto* packed = static_cast<std::byte*>(scratch_.allocate(scratch_bytes));
   void* parts = scratch_.allocate(scratch_bytes);
@@ -240,8 +225,7 @@ void MpiCommunicator::reduce_scatter(const Tensor& input, const Tensor& output) 
 }
 
 void MpiCommunicator::broadcast(const Tensor& values, int root) {
-  contract::check_root(root, size_);
-  if (!values.device().is_cpu()) fail_not_built("broadcast of device memory", values.device());
+  contract::check_broadcast(values, root, size_);
   const PendingScope pending("broadcast", name_);
   const auto total = static_cast<std::int64_t>(values.bytes());
   ++traffic_.calls;
@@ -282,7 +266,7 @@ void MpiCommunicator::begin_exchange(MpiTransfer& transfer, std::span<const Exch
     const std::int64_t row = contract::row_bytes(p.recv);
     auto* recv = static_cast<std::byte*>(p.recv.raw());
     std::exclusive_scan(p.recv_rows.begin(), p.recv_rows.end(), first_rows_.begin(), std::int64_t{0});
-    for_each_peer([&](int peer) {
+    for_each_peer(*this, [&](int peer) {
       const std::int64_t rows = p.recv_rows[static_cast<std::size_t>(peer)];
       if (rows * row == 0) return;
       transfer.receive(recv + first_row(peer) * row, rows, row_type(row), peer, tag, comm_);
@@ -294,7 +278,7 @@ void MpiCommunicator::begin_exchange(MpiTransfer& transfer, std::span<const Exch
     const std::int64_t row = contract::row_bytes(p.send);
     const auto* send = static_cast<const std::byte*>(p.send.raw());
     std::exclusive_scan(p.send_rows.begin(), p.send_rows.end(), first_rows_.begin(), std::int64_t{0});
-    for_each_peer([&](int peer) {
+    for_each_peer(*this, [&](int peer) {
       const std::int64_t rows = p.send_rows[static_cast<std::size_t>(peer)];
       if (rows * row == 0) return;
       transfer.send(send + first_row(peer) * row, rows, row_type(row), peer, tag, comm_);
@@ -327,8 +311,8 @@ std::unique_ptr<Transfer> MpiCommunicator::start_reduce_scatter(const Tensor& in
   auto* parts = static_cast<std::byte*>(transfer->allocate(input.bytes()));
   const auto* in = static_cast<const std::byte*>(input.raw());
   const int tag = next_tag();
-  for_each_peer([&](int peer) { transfer->receive(parts + peer * bytes, n, type, peer, tag, comm_); });
-  for_each_peer([&](int peer) { transfer->send(in + peer * bytes, n, type, peer, tag, comm_); });
+  for_each_peer(*this, [&](int peer) { transfer->receive(parts + peer * bytes, n, type, peer, tag, comm_); });
+  for_each_peer(*this, [&](int peer) { transfer->send(in + peer * bytes, n, type, peer, tag, comm_); });
   std::memcpy(parts + rank_ * bytes, in + rank_ * bytes, output.bytes());
   transfer->then_sum(output.dtype(), parts, size_, n, output.raw());
   transfer->leave_to_progress();
@@ -346,8 +330,9 @@ std::unique_ptr<Transfer> MpiCommunicator::start_all_gather(const Tensor& input,
   const MPI_Datatype type = row_type(contract::row_bytes(input));
   auto* out = static_cast<std::byte*>(output.raw());
   const int tag = next_tag();
-  for_each_peer([&](int peer) { transfer->receive(out + peer * bytes, rows, type, peer, tag, comm_); });
-  for_each_peer([&](int peer) { transfer->send(input.raw(), rows, type, peer, tag, comm_); });
+  for_each_peer(*this,
+                [&](int peer) { transfer->receive(out + peer * bytes, rows, type, peer, tag, comm_); });
+  for_each_peer(*this, [&](int peer) { transfer->send(input.raw(), rows, type, peer, tag, comm_); });
   if (out + rank_ * bytes != input.raw()) std::memcpy(out + rank_ * bytes, input.raw(), input.bytes());
   transfer->leave_to_progress();
   return transfer;

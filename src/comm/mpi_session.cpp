@@ -61,7 +61,9 @@ void finish() noexcept {
 }
 
 void abort(int exit_code) noexcept {
-  MPI_Abort(MPI_COMM_WORLD, exit_code);
+  int started = 0;
+  MPI_Initialized(&started);
+  if (started != 0) MPI_Abort(MPI_COMM_WORLD, exit_code);
   std::_Exit(exit_code);
 }
 

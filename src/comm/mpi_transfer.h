@@ -4,31 +4,15 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/dtype.h"
 #include "comm/communicator.h"
 #include "comm/mpi_common.h"
+#include "comm/transfer_buffers.h"
 
 namespace xmoe::mpi {
-
-// Memory that transfers bring along. They end in any order, so that each has an arena of its own, which the
-// next one takes over: in a steady state nothing is allocated.
-class TransferBuffers {
- public:
-  Arena& take(std::size_t bytes);  // an empty one; the smallest that has room, else the largest
-  void give_back(Arena& arena);
-  void list(std::vector<const Arena*>& arenas) const;
-
- private:
-  struct Buffer {
-    std::unique_ptr<Arena> arena;
-    bool taken = false;
-  };
-  std::vector<Buffer> buffers_;
-};
 
 class MpiTransfer final : public Transfer {
  public:

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "comm/communicator.h"
 #include "comm/mpi_backend.h"
+#include "comm/tcp_backend.h"
 
 namespace xmoe {
 
@@ -33,19 +34,29 @@ int launched_processes() {
   return 0;
 }
 
+// Whether torchrun, or a script that speaks like it, started this process. torchrun's own word counts for
+// more than what an MPI launcher says, which may have started torchrun; that of a script, which may stand in
+// the environment for other programs, for less.
+bool launched_by_torchrun() {
+  const auto get = [](const char* name) { return std::string(environment(name)); };
+  return tcp::launched(get) && (!environment("TORCHELASTIC_RUN_ID").empty() || !launched_by_mpi());
+}
+
 }  // namespace
 
 CommunicationSession::CommunicationSession(int* argc, char*** argv) {
-  if (launched_by_mpi()) {
+  if (launched_by_torchrun()) {
+    layer_ = Layer::tcp;
+    world_ = tcp::start(tcp::read_launch([](const char* name) { return std::string(environment(name)); }));
+  } else if (launched_by_mpi()) {
     mpi::start(argc, argv);
-    mpi_started_ = true;
+    layer_ = Layer::mpi;
     world_ = mpi::make_world();
     const int expected = launched_processes();
     if (expected > 1 && world_->size() == 1) {
       fail(
           "the launcher started {} processes, but MPI connects only one: the launcher belongs to another MPI "
-          "than "
-          "the one this program was built with ({}); use that one's mpirun, or srun --mpi=pmix",
+          "than the one this program was built with ({}); use that one's mpirun, or srun --mpi=pmix",
           expected, mpi::library_version());
     }
   } else {
@@ -54,8 +65,7 @@ CommunicationSession::CommunicationSession(int* argc, char*** argv) {
     if (!task.empty() && task != "0") {
       fail(
           "this is task {} of a Slurm step without MPI: every task would train alone and write over the "
-          "others; "
-          "use srun --mpi=pmix or mpirun",
+          "others; use srun --mpi=pmix, mpirun or torchrun",
           task);
     }
     world_ = make_self_communicator();
@@ -65,11 +75,13 @@ CommunicationSession::CommunicationSession(int* argc, char*** argv) {
 
 CommunicationSession::~CommunicationSession() {
   world_.reset();
-  if (mpi_started_) mpi::finish();
+  if (layer_ == Layer::mpi) mpi::finish();
+  if (layer_ == Layer::tcp) tcp::finish();
 }
 
 void CommunicationSession::abort(int exit_code) {
-  if (mpi_started_) mpi::abort(exit_code);
+  if (layer_ == Layer::mpi) mpi::abort(exit_code);
+  if (layer_ == Layer::tcp) tcp::abort(exit_code);
   std::_Exit(exit_code);
 }
 

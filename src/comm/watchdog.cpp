@@ -116,6 +116,12 @@ void Watchdog::look() {
   if (!stopped_ && options_.stopping && options_.stopping()) stopped_ = Clock::now();
   const auto pending = pending_collective();
   if (!pending) return;
+  if (!pending->failure.empty()) {
+    // The usual reason is a rank that died; a connection closes before the process has ended.
+    std::this_thread::sleep_for(kLastWords);
+    look_for_the_dead(*pending);
+    leave(pending->failure);
+  }
   if (pending->seconds > kOld) look_for_the_dead(*pending);
   if (pending->patient) return;
   if (stopped_) after_stop(*pending);

@@ -1,14 +1,16 @@
 // Ends a job whose ranks wait for one that does not come. A thread looks ten times a second at the collective
-// (or the wait for a transfer) that this process is in, and says on standard error which rank waits in what,
-// of which group and for which layer, when
+// (or the wait for a transfer) that this process is in, or else at the first one that it has queued on a
+// device and that is not done, and says on standard error which rank waits in what, of which group and for
+// which layer, when
 //   - it lasts longer than a limit: some rank hangs, or left the common order of collectives. The rank that
 //     is at fault is the one that does not report. All ranks are ended.
 //   - a rank whose process this machine can see has died: launchers need not notice, and a killed rank tells
 //     nobody. This process exits.
+//   - a collective on a device has failed, which the device's library noticed. This process exits.
 //   - this process was asked to stop (SIGTERM, which a launcher sends when another rank has died) and the
 //     collective does not end: at first a note, since in an orderly stop slow ranks are waited for as well;
 //     after `stop_seconds` this process exits.
-// A PatientScope (comm/pending.h) leaves only the second of these.
+// A PatientScope (comm/pending.h) leaves only what has failed or died.
 // Exits are by _Exit(1): nothing is flushed or saved, since the thread that communicates is stuck.
 #pragma once
 

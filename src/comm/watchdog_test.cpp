@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <future>
 
+#include "base/error.h"
 #include "base/profile.h"
 
 namespace xmoe {
@@ -58,6 +60,55 @@ TEST(PendingCollective, NamesTheInnermost) {
     EXPECT_EQ(pending_collective()->serial, first->serial);
   }
   EXPECT_EQ(pending_operation(), "");
+}
+
+// Work on a device, as far as one can tell without one.
+class Work final : public QueuedWork {
+ public:
+  explicit Work(std::atomic<int>& state) : state_(state) {}
+  bool finished() override {
+    if (state_ < 0) throw Error("the other end is gone");
+    return state_ > 0;
+  }
+
+ private:
+  std::atomic<int>& state_;
+};
+
+TEST(PendingCollective, NamesTheFirstOfTheQueueThatIsNotDone) {
+  std::atomic<int> first = 0;
+  std::atomic<int> second = 0;
+  const std::string group = "ep";
+  watch_queued(std::make_unique<Work>(first), "exchange", group, &first);
+  watch_queued(std::make_unique<Work>(second), "all_reduce", group, &second);
+  EXPECT_EQ(pending_operation(), "exchange of the group ep");
+  {
+    const PendingScope host("barrier", group);
+    EXPECT_EQ(pending_operation(), "barrier of the group ep");  // what the host waits in comes first
+  }
+  first = 1;
+  EXPECT_EQ(pending_operation(), "all_reduce of the group ep");
+  second = -1;
+  EXPECT_EQ(pending_collective()->failure, "the other end is gone");
+  EXPECT_THROW(watch_queued(std::make_unique<Work>(first), "exchange", group, &first), Error);
+  forget_queued(&second);
+  EXPECT_EQ(pending_operation(), "");
+}
+
+TEST(Watchdog, ReportsWorkOnADeviceThatDoesNotEnd) {
+  const auto world = make_self_communicator();
+  std::atomic<int> state = 0;
+  const std::string group = "edp";
+  watch_queued(std::make_unique<Work>(state), "reduce_scatter", group, &state);
+  std::promise<std::string> reported;
+  WatchdogOptions options;
+  options.limit_seconds = 0.01;
+  options.on_hang = [&](const std::string& message) { reported.set_value(message); };
+  {
+    const Watchdog watchdog(*world, options);
+    EXPECT_NE(reported.get_future().get().find("reduce_scatter of the group edp"), std::string::npos);
+  }
+  forget_queued(&state);
 }
 
 }  // namespace

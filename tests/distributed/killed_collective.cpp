@@ -4,8 +4,8 @@
 //   killed_collective OPERATION GROUP hangs     it sleeps; the limit for a collective is 2 s
 //   killed_collective OPERATION GROUP late      all are asked to stop, and it comes after a while: all is
 //   well
-// GROUP is world, or half: the ranks of either half of the world, of which only that of the last rank is held
-// up.
+// On GPUs with XMOE_TEST_COLLECTIVES, as the tests of collectives. GROUP is world, or half: the ranks of
+// either half of the world, of which only that of the last rank is held up.
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/profile.h"
 #include "comm/watchdog.h"
+#include "distributed/support.h"
 #include "train/signals.h"
 
 namespace xmoe {
@@ -34,20 +35,22 @@ void fail_to_join(Communicator& world, const std::string& how) {
 
 int run(Communicator& world, const std::string& operation, const std::string& group_name,
         const std::string& how) {
+  const auto tested = distributed::backend_of_environment(world.rank());
+  if (const int status = distributed::status_without(tested.device, world.rank()); status != 0) return status;
   watch_stop_signals();
   WatchdogOptions options;
   options.limit_seconds = how == "hangs" ? 2 : 60;
   options.stopping = [] { return stop_signal() != 0; };
   const Watchdog watchdog(world, options);
 
-  const auto half = world.split(2 * world.rank() / world.size(), world.rank(), "half");
-  Communicator& group = group_name == "half" ? *half : world;
+  const auto everyone = make_device_communicator(world, tested.device, tested.backend);
+  const auto half = everyone->split(2 * world.rank() / world.size(), world.rank(), "half");
+  Communicator& group = group_name == "half" ? *half : *everyone;
 
   const auto ranks = static_cast<std::size_t>(group.size());
-  std::vector<float> all(static_cast<std::size_t>(kRows) * ranks);
-  std::vector<float> received(all.size());
-  const Tensor whole(all.data(), DType::f32, {kRows * group.size()});
-  const Tensor other(received.data(), DType::f32, whole.shape());
+  Arena memory(tested.device, MemoryTag::communication);
+  const Tensor whole = memory.zeros(DType::f32, {kRows * group.size()});
+  const Tensor other = memory.zeros(DType::f32, whole.shape());
   const Tensor part = other.slice(0, kRows);
   const std::vector<std::int64_t> rows(ranks, kRows);
   const ExchangePart exchanged = {whole, rows, other, rows};
@@ -78,6 +81,7 @@ int run(Communicator& world, const std::string& operation, const std::string& gr
     } else {
       fail("no operation {}", operation);
     }
+    synchronize(tested.device);
   }
   return 0;
 }

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # One of eight ranks is killed, or hangs, in place of joining a collective: the job ends soon, with an exit status, and the others say
 # where they waited. A rank that is merely late after all were asked to stop is waited for.
-#   killed_collective.sh MPIEXEC PROGRAM
+#   killed_collective.sh PROGRAM LAUNCHER [ARGUMENTS OF THE LAUNCHER, which start eight ranks]
 set -u
-mpiexec=$1
-program=$2
+program=$1
+launcher=("${@:2}")
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 # The limit is far above what a loaded machine needs, and far below for ever; 124 says that it was reached.
-ranks() { timeout 120 "$mpiexec" -n 8 --oversubscribe --bind-to none "$program" "$@" >"$log" 2>&1; }
+ranks() { timeout 120 "${launcher[@]}" "$program" "$@" >"$log" 2>&1; }
 stop() { echo "$*"; cat "$log"; exit 1; }
 
 # killed OPERATION GROUP WAITING RANKS: as the operation calls itself, and those of the group that are left.

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
@@ -20,6 +21,9 @@ namespace {
 constexpr int kDefaultTimeLimitSeconds = 120;
 
 Communicator* the_world = nullptr;
+Communicator* the_tested = nullptr;
+Device the_device;
+bool in_rank_order = true;
 
 void print(const std::string& line) {
   std::fwrite(line.data(), 1, line.size(), stderr);
@@ -128,6 +132,45 @@ class Agreement : public testing::EmptyTestEventListener {
 
 Communicator& world() { return *the_world; }
 
+Communicator& tested() { return *the_tested; }
+const Device& tested_device() { return the_device; }
+bool sums_in_rank_order() { return in_rank_order; }
+
+TestedBackend backend_of_environment(int rank) {
+  const char* text = std::getenv("XMOE_TEST_COLLECTIVES");
+  const std::string name = text == nullptr ? "host" : text;
+  if (name == "host") return {};
+  if (name != "nccl" && name != "staged")
+    fail("XMOE_TEST_COLLECTIVES is '{}': expected host, nccl or staged", name);
+  int gpus = 1;
+  while (why_unusable(Device{Device::Kind::gpu, gpus}).empty()) ++gpus;
+  return {.device = {Device::Kind::gpu, rank % gpus},
+          .backend = name == "nccl" ? DeviceBackend::nccl : DeviceBackend::staged};
+}
+
+int status_without(const Device& device, int rank) {
+  const std::string reason = why_unusable(device);
+  if (reason.empty()) return 0;
+  const bool required = std::getenv("XMOE_REQUIRE_GPU") != nullptr;
+  if (rank == 0) print(fmt::format("{}: {}\n", required ? "failed" : "skipped", reason));
+  return required ? 1 : kSkipped;
+}
+
+Mirror::Mirror(const Tensor& host) : host_(host), there_(host) {
+  if (the_device.is_cpu()) return;
+  there_ = Tensor(device_allocate(the_device, std::max<std::size_t>(host.bytes(), 1)), host.dtype(),
+                  host.shape(), the_device);
+  device_copy(Device{}, host.raw(), the_device, there_.raw(), host.bytes());
+}
+
+Mirror::~Mirror() {
+  if (!the_device.is_cpu()) device_free(the_device, there_.raw());
+}
+
+void Mirror::fetch() const {
+  if (!the_device.is_cpu()) device_copy(the_device, there_.raw(), Device{}, host_.raw(), host_.bytes());
+}
+
 SharedDirectory::SharedDirectory() {
   std::string name;
   if (world().rank() == 0) {
@@ -146,6 +189,14 @@ SharedDirectory::~SharedDirectory() {
 int run_tests(int argc, char** argv) {
   CommunicationSession session(&argc, &argv);
   the_world = &session.world();
+  const TestedBackend backend = backend_of_environment(the_world->rank());
+  if (const int status = status_without(backend.device, the_world->rank()); status != 0) return status;
+  std::unique_ptr<Communicator> on_device;
+  if (!backend.device.is_cpu())
+    on_device = make_device_communicator(*the_world, backend.device, backend.backend);
+  the_tested = on_device == nullptr ? the_world : on_device.get();
+  the_device = backend.device;
+  in_rank_order = backend.device.is_cpu() || backend.backend != DeviceBackend::nccl;
   testing::InitGoogleTest(&argc, argv);
   auto& listeners = testing::UnitTest::GetInstance()->listeners();
   if (the_world->rank() > 0) delete listeners.Release(listeners.default_result_printer());

@@ -6,11 +6,46 @@
 #include <string>
 
 #include "comm/communicator.h"
+#include "comm/device_communicator.h"
 #include "comm/topology.h"
 
 namespace xmoe::distributed {
 
 Communicator& world();
+
+// The group whose collectives are tested: the host's, or with XMOE_TEST_COLLECTIVES=nccl (or staged) in the
+// environment that of GPUs, which ranks share where there are too few.
+Communicator& tested();
+const Device& tested_device();
+bool sums_in_rank_order();  // all but NCCL
+
+// What GPU this rank uses, and how, by the environment; CPU: none.
+struct TestedBackend {
+  Device device;
+  DeviceBackend backend = DeviceBackend::nccl;
+};
+TestedBackend backend_of_environment(int rank);
+
+// 0 where the device can be used; else says why, and returns what the program ends with: kSkipped, or a
+// failure under XMOE_REQUIRE_GPU.
+int status_without(const Device& device, int rank);
+inline constexpr int kSkipped = 77;
+
+// A tensor of the tested device with the contents of one of the host; there, the same tensor.
+class Mirror {
+ public:
+  explicit Mirror(const Tensor& host);
+  ~Mirror();
+  Mirror(const Mirror&) = delete;
+  Mirror& operator=(const Mirror&) = delete;
+
+  const Tensor& tensor() const { return there_; }
+  void fetch() const;  // brings the contents to the host
+
+ private:
+  Tensor host_;
+  Tensor there_;
+};
 
 // Nodes of so many ranks each while it lives.
 class SimulatedNodes {
