@@ -55,8 +55,6 @@ void add_compatibility_flags(FlagTable& table) {
   table.refused("deepspeed", Arity::none, "settings come from flags and --config alone; leave the flag out");
   table.refused("deepspeed_config", Arity::one,
                 "settings come from flags and --config alone; leave the flag out");
-  table.refused("distributed-backend", Arity::one,
-                "the launcher decides (mpirun, srun, or none); leave the flag out");
   table.refused("num-workers", Arity::one,
                 "batches are read by the training process itself; leave the flag out");
 }

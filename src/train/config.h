@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "comm/device_communicator.h"
 #include "comm/mesh.h"
 #include "device/device.h"
 #include "model/config.h"
@@ -33,7 +34,8 @@ struct DataConfig {
 // --device cpu|cuda[:INDEX]
 struct DeviceConfig {
   Device::Kind kind = Device::Kind::cpu;
-  std::optional<std::int64_t> index;  // unset: the ranks of a machine take its GPUs in turn
+  std::optional<std::int64_t> index;            // unset: the ranks of a machine take its GPUs in turn
+  DeviceBackend backend = DeviceBackend::nccl;  // --distributed-backend: between GPUs
 };
 
 enum class DecayStyle : std::uint8_t { constant, linear, cosine };

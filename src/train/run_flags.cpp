@@ -28,6 +28,7 @@ std::string read_device(const std::string& given, DeviceConfig& device) {
   }
   if (!good)
     return fmt::format("'{}' is not known: expected cpu, cuda, or cuda:INDEX for one certain GPU", given);
+  read.backend = device.backend;
   device = read;
   return {};
 }
@@ -46,6 +47,11 @@ void add_device_flag(FlagTable& table, DeviceConfig& device) {
     return device.index ? fmt::format("\"cuda:{}\"", *device.index) : std::string("\"cuda\"");
   };
   table.add("device", std::move(flag));
+  table.choice(
+      "distributed-backend", device.backend,
+      {{"nccl", DeviceBackend::nccl}, {"staged", DeviceBackend::staged}},
+      "How GPUs exchange tensors. nccl: from one to the other. staged: through the host's memory and "
+      "what connects the hosts; where NCCL cannot be had");
 }
 
 void add_run_flags(FlagTable& table, TrainConfig& config) {

@@ -79,25 +79,27 @@ std::string data_line(const TrainConfig& config, const StartUpFacts& facts) {
 
 }  // namespace
 
-ParallelRun::ParallelRun(Communicator& world, const DeviceConfig& device_config, const ParallelLayout& layout,
-                         std::int64_t ranks_per_node, double timeout_minutes)
-    : device(choose_device(device_config, world)),
-      topology(detect_topology(world, static_cast<int>(ranks_per_node))),
-      mesh(world, layout),
-      watchdog(world, {.limit_seconds = 60.0 * timeout_minutes,
-                       .stop_seconds = 30.0,  // less than the minute that schedulers commonly leave
-                       .stopping = [] { return stop_signal() != 0; },
-                       .on_hang = {}}) {}
+ParallelRun::ParallelRun(Communicator& host_world, const DeviceConfig& device_config,
+                         const ParallelLayout& layout, std::int64_t ranks_per_node, double timeout_minutes)
+    : device(choose_device(device_config, host_world)),
+      world(host_world.size() == 1 ? make_self_communicator("world", device)
+                                   : make_device_communicator(host_world, device, device_config.backend)),
+      topology(detect_topology(*world, static_cast<int>(ranks_per_node))),
+      mesh(*world, layout),
+      watchdog(host_world, {.limit_seconds = 60.0 * timeout_minutes,
+                            .stop_seconds = 30.0,  // less than the minute that schedulers commonly leave
+                            .stopping = [] { return stop_signal() != 0; },
+                            .on_hang = {}}) {}
 
-void settle_dispatcher(TrainConfig& config, const Mesh& mesh) {
+void settle_dispatcher(TrainConfig& config, const Mesh& mesh, const Device& device) {
   MoeConfig& moe = config.model.moe;
   if (moe.router.experts == 0 || moe.dispatcher != DispatcherKind::automatic) return;
   const ParallelLayout& layout = config.parallel.layout;
   // MoE blocks work on parts of the sequence, but for experts that are cut.
   const std::int64_t tokens =
       config.batch.micro * config.model.seq_length / (layout.expert_tensor ? 1 : layout.tensor);
-  const DispatcherChoice choice =
-      choose_dispatcher(mesh.ep(), mesh.ep_node(), moe, tokens, config.model.hidden, config.compute_dtype);
+  const DispatcherChoice choice = choose_dispatcher(mesh.ep(), mesh.ep_node(), moe, tokens,
+                                                    config.model.hidden, config.compute_dtype, device);
   // Groups may measure differently, and a rank's layers need what its group has; all take the same, so that
   // one name stands for the run.
   const auto rbd =

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -17,10 +18,11 @@ namespace xmoe {
 // Where the ranks are, which groups they form, and what ends the job when one of them hangs. Collective;
 // throws Error on all ranks alike.
 struct ParallelRun {
-  ParallelRun(Communicator& world, const DeviceConfig& device, const ParallelLayout& layout,
+  ParallelRun(Communicator& host_world, const DeviceConfig& device, const ParallelLayout& layout,
               std::int64_t ranks_per_node, double timeout_minutes);
 
   Device device;
+  std::unique_ptr<Communicator> world;  // the same ranks, with collectives of tensors on the device
   Topology topology;
   Mesh mesh;
   Watchdog watchdog;
@@ -28,7 +30,7 @@ struct ParallelRun {
 
 // Puts flat or rbd in the place of `automatic`, as measured between the ranks at hand, and says so.
 // Collective.
-void settle_dispatcher(TrainConfig& config, const Mesh& mesh);
+void settle_dispatcher(TrainConfig& config, const Mesh& mesh, const Device& device);
 
 // What the log says of it: the kind taken and why, where `choice` is that of this rank's group.
 std::string dispatcher_line(const DispatcherChoice& choice, DispatcherKind taken);

@@ -77,8 +77,8 @@ class Trainer {
 
 // The model with the dispatcher that it will run with. The settings that are saved keep the automatic choice:
 // elsewhere it may be another.
-ModelConfig settled(TrainConfig config, const Mesh& mesh) {
-  settle_dispatcher(config, mesh);
+ModelConfig settled(TrainConfig config, const Mesh& mesh, const Device& device) {
+  settle_dispatcher(config, mesh, device);
   return config.model;
 }
 
@@ -88,8 +88,8 @@ Trainer::Trainer(const TrainConfig& config, Communicator& world)
       parallel_(world, config.device, config.parallel.layout, config.parallel.ranks_per_node,
                 config.parallel.timeout_minutes),
       mesh_(parallel_.mesh),
-      model_(settled(config, mesh_), config.compute_dtype, mesh_, config.seed, /*train=*/true,
-             parallel_.device),
+      model_(settled(config, mesh_, parallel_.device), config.compute_dtype, mesh_, config.seed,
+             /*train=*/true, parallel_.device),
       optimizer_(config.optimizer, model_.parameters(), mesh_, config.parallel.zero_stage),
       step_(model_, optimizer_, mesh_, config.batch.micro),
       schedule_(make_schedule(config)) {
@@ -164,8 +164,7 @@ void Trainer::print_summary() const {
 
 void Trainer::run() {
   watch_stop_signals();
-  if (!parallel_.device.is_cpu())
-    profile::finish_with([device = parallel_.device] { synchronize(device); });
+  if (!parallel_.device.is_cpu()) profile::finish_with([device = parallel_.device] { synchronize(device); });
   const std::int64_t last = config_.batch.train_iterations;
   if (state_.iteration >= last)
     log::info("the checkpoint has all {} iterations: nothing is left to train", last);
