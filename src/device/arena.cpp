@@ -10,8 +10,6 @@ constexpr std::size_t kFirstChunk = std::size_t{1} << 16;  // small, since tests
 // A merged chunk has 1/4 more than was needed so far: experts that take in up to a quarter more rows than in
 // any earlier step then need no new memory. Pages that are never touched cost nothing on the CPU.
 constexpr std::size_t kSlackShare = 4;
-
-std::size_t align(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 }  // namespace
 
 std::string_view name_of(MemoryTag tag) {
@@ -42,16 +40,27 @@ Tensor Arena::zeros(DType dtype, const Shape& shape) {
   return t;
 }
 
+std::size_t Arena::aligned(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
 void Arena::add_chunk(std::size_t bytes) {
-  // Growing by half of what is held keeps the number of chunks logarithmic.
-  const std::size_t size = std::max({bytes, reserved() / 2, kFirstChunk});
-  chunks_.push_back({static_cast<std::byte*>(device_allocate(device_, size, name_of(tag_))), size, 0});
+  chunks_.push_back({static_cast<std::byte*>(device_allocate(device_, bytes, name_of(tag_))), bytes, 0});
   ++device_allocations_;
 }
 
+void Arena::reserve(std::size_t bytes) {
+  XMOE_CHECK(in_use() == 0, "{} bytes are in use: it is too late to reserve", in_use());
+  if (reserved() >= bytes && chunks_.size() <= 1) return;
+  for (const auto& chunk : chunks_) device_free(device_, chunk.data);
+  chunks_.clear();
+  rewind({});
+  add_chunk(bytes);
+}
+
 void* Arena::allocate(std::size_t bytes) {
-  const std::size_t size = align(bytes);
-  if (chunks_.empty()) add_chunk(size);
+  const std::size_t size = aligned(bytes);
+  // Growing by half of what is held keeps the number of chunks logarithmic.
+  const auto grow = [&] { add_chunk(std::max({size, reserved() / 2, kFirstChunk})); };
+  if (chunks_.empty()) grow();
   if (offset_ + size > chunks_[current_].size) {
     chunks_[current_].used = offset_;
     // A later chunk left over from before a rewind may be too small for this request: drop it and those
@@ -60,7 +69,7 @@ void* Arena::allocate(std::size_t bytes) {
       for (std::size_t i = current_ + 1; i < chunks_.size(); ++i) device_free(device_, chunks_[i].data);
       chunks_.resize(current_ + 1);
     }
-    if (current_ + 1 == chunks_.size()) add_chunk(size);
+    if (current_ + 1 == chunks_.size()) grow();
     ++current_;
     offset_ = 0;
   }

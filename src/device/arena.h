@@ -30,6 +30,11 @@ class Arena {
   }
   Tensor zeros(DType dtype, const Shape& shape);
   void* allocate(std::size_t bytes);
+  // Asks the device now and at once for what is going to be allocated: without it, memory that grows tensor
+  // by tensor ends with chunks that are not full. Nothing may be in use.
+  void reserve(std::size_t bytes);
+  // What a tensor of so many bytes takes.
+  static std::size_t aligned(std::size_t bytes);
 
   struct Mark {
     std::size_t chunk = 0;

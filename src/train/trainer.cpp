@@ -140,7 +140,7 @@ void Trainer::resume() {
   check_same_model(*checkpoint, config_);
   const TrainingState& found = checkpoint->state;
   const bool moments = c.load_optimizer && !c.finetune;
-  load_training(checkpoint->manifest, optimizer_, model_.context(), moments, world_);
+  load_training(checkpoint->manifest, optimizer_, moments, world_);
   if (!c.finetune) {
     state_.iteration = found.iteration;
     state_.consumed_samples = found.consumed_samples;
@@ -164,8 +164,7 @@ void Trainer::print_summary() const {
 
 void Trainer::run() {
   watch_stop_signals();
-  if (!parallel_.device.is_cpu())
-    profile::finish_with([device = parallel_.device] { synchronize(device); });
+  if (!parallel_.device.is_cpu()) profile::finish_with([device = parallel_.device] { synchronize(device); });
   const std::int64_t last = config_.batch.train_iterations;
   if (state_.iteration >= last)
     log::info("the checkpoint has all {} iterations: nothing is left to train", last);
