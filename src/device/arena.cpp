@@ -1,6 +1,8 @@
 #include "device/arena.h"
 
 #include <algorithm>
+#include <mutex>
+#include <set>
 
 namespace xmoe {
 
@@ -10,7 +12,59 @@ constexpr std::size_t kFirstChunk = std::size_t{1} << 16;  // small, since tests
 // A merged chunk has 1/4 more than was needed so far: experts that take in up to a quarter more rows than in
 // any earlier step then need no new memory. Pages that are never touched cost nothing on the CPU.
 constexpr std::size_t kSlackShare = 4;
+
+// All that are alive, for accounts of memory.
+struct Registry {
+  std::mutex mutex;
+  std::set<const Arena*> arenas;
+};
+Registry& registry() {
+  static Registry all;
+  return all;
+}
+
+double gibibytes(std::size_t bytes) { return static_cast<double>(bytes) / (1 << 30); }
+
+// What makes less of it.
+std::string_view remedy(MemoryTag tag) {
+  switch (tag) {
+    case MemoryTag::parameters:
+      return "more ranks that share the model (--expert-model-parallel-size, --tensor-model-parallel-size), "
+             "or "
+             "--bf16";
+    case MemoryTag::gradients:
+      return "more ranks that share the model (--expert-model-parallel-size, --tensor-model-parallel-size)";
+    case MemoryTag::optimizer:
+      return "--exp-avg-dtype bf16 --exp-avg-sq-dtype bf16, or --zero-stage 1 over several ranks";
+    case MemoryTag::saved:
+      return "a smaller --micro-batch-size, or --recompute-granularity selective or full";
+    case MemoryTag::workspace:
+    case MemoryTag::communication:
+      return "a smaller --micro-batch-size";
+  }
+  return "a smaller model";
+}
+
 }  // namespace
+
+std::array<TagMemory, kMemoryTags> memory_by_tag(const Device& device) {
+  std::array<TagMemory, kMemoryTags> tags;
+  Registry& all = registry();
+  const std::lock_guard lock(all.mutex);
+  for (const Arena* arena : all.arenas) {
+    if (arena->device() != device) continue;
+    TagMemory& tag = tags[static_cast<std::size_t>(arena->tag())];
+    tag.reserved += arena->reserved();
+    tag.high_water += arena->high_water();
+  }
+  return tags;
+}
+
+Arena::Arena(Device device, MemoryTag tag) : device_(device), tag_(tag) {
+  Registry& all = registry();
+  const std::lock_guard lock(all.mutex);
+  all.arenas.insert(this);
+}
 
 std::string_view name_of(MemoryTag tag) {
   switch (tag) {
@@ -31,6 +85,11 @@ std::string_view name_of(MemoryTag tag) {
 }
 
 Arena::~Arena() {
+  Registry& all = registry();
+  {
+    const std::lock_guard lock(all.mutex);
+    all.arenas.erase(this);
+  }
   for (const auto& chunk : chunks_) device_free(device_, chunk.data);
 }
 
@@ -43,8 +102,28 @@ Tensor Arena::zeros(DType dtype, const Shape& shape) {
 std::size_t Arena::aligned(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 void Arena::add_chunk(std::size_t bytes) {
-  chunks_.push_back({static_cast<std::byte*>(device_allocate(device_, bytes, name_of(tag_))), bytes, 0});
+  void* data = nullptr;
+  try {
+    data = device_allocate(device_, bytes, name_of(tag_));
+  } catch (const Error& error) {
+    std::string held;
+    const auto tags = memory_by_tag(device_);
+    for (std::size_t i = 0; i < kMemoryTags; ++i)
+      if (tags[i].reserved > 0)
+        held += fmt::format("{}{} {:.2f} GiB", held.empty() ? "" : ", ", name_of(static_cast<MemoryTag>(i)),
+                            gibibytes(tags[i].reserved));
+    fail("{}; held: {}. To need less: {}", error.what(), held.empty() ? "nothing" : held, remedy(tag_));
+  }
+  chunks_.push_back({static_cast<std::byte*>(data), bytes, 0});
   ++device_allocations_;
+}
+
+// On a GPU no more than half of what would be left free.
+std::size_t Arena::slack() const {
+  const std::size_t usual = high_water_ / kSlackShare;
+  if (device_.is_cpu()) return usual;
+  const std::size_t free = device_memory(device_).free;
+  return free < high_water_ ? 0 : std::min(usual, (free - high_water_) / 2);
 }
 
 void Arena::reserve(std::size_t bytes) {
@@ -85,7 +164,7 @@ void Arena::rewind(const Mark& mark) {
   if (current_ == 0 && offset_ == 0 && chunks_.size() > 1) {
     for (const auto& chunk : chunks_) device_free(device_, chunk.data);
     chunks_.clear();
-    add_chunk(high_water_ + high_water_ / kSlackShare);
+    add_chunk(high_water_ + slack());
   }
 }
 
