@@ -60,11 +60,14 @@ __device__ void update(const AdamWFactors& f, const float* grad, T* value, std::
   std::uint32_t random[N] = {};
 #pragma unroll
   for (int i = 0; i < N; ++i) {
-    const float scaled = f.grad_scale * g[i];
-    first[i] = f.beta1 * first[i] + f.one_minus_beta1 * scaled;
-    second[i] = f.beta2 * second[i] + f.one_minus_beta2 * (scaled * scaled);
-    const float direction = first[i] * f.m_correction / (sqrtf(second[i] * f.v_correction) + f.epsilon);
-    w[i] = w[i] - f.learning_rate * (direction + f.weight_decay * w[i]);
+    // Roundings are spelt out: left to the compiler, packs and single elements would be contracted
+    // differently, and an element's bits would depend on where a part begins.
+    const float scaled = __fmul_rn(f.grad_scale, g[i]);
+    first[i] = __fmaf_rn(f.beta1, first[i], __fmul_rn(f.one_minus_beta1, scaled));
+    second[i] = __fmaf_rn(f.beta2, second[i], __fmul_rn(f.one_minus_beta2, __fmul_rn(scaled, scaled)));
+    const float root = __fsqrt_rn(__fmul_rn(second[i], f.v_correction));
+    const float direction = __fdiv_rn(__fmul_rn(first[i], f.m_correction), __fadd_rn(root, f.epsilon));
+    w[i] = __fmaf_rn(-f.learning_rate, __fmaf_rn(f.weight_decay, w[i], direction), w[i]);
     if constexpr (std::is_same_v<M, bf16> || std::is_same_v<V, bf16>)
       random[i] = cheap_bits(f.rounding_key, f.first_element + static_cast<std::uint64_t>(at + i));
   }
