@@ -10,6 +10,8 @@ std::string_view name_of(DType dtype) {
       return "bf16";
     case DType::f16:
       return "f16";
+    case DType::i16:
+      return "i16";
     case DType::i32:
       return "i32";
     case DType::i64:

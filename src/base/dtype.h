@@ -10,7 +10,7 @@
 
 namespace xmoe {
 
-enum class DType : std::uint8_t { f32, bf16, f16, i32, i64, u8 };
+enum class DType : std::uint8_t { f32, bf16, f16, i16, i32, i64, u8 };
 
 constexpr std::size_t size_of(DType dtype) {
   switch (dtype) {
@@ -19,6 +19,7 @@ constexpr std::size_t size_of(DType dtype) {
       return 4;
     case DType::bf16:
     case DType::f16:
+    case DType::i16:
       return 2;
     case DType::i64:
       return 8;
@@ -54,6 +55,10 @@ struct dtype_of<float> {
 template <>
 struct dtype_of<bf16> {
   static constexpr DType value = DType::bf16;
+};
+template <>
+struct dtype_of<std::int16_t> {
+  static constexpr DType value = DType::i16;
 };
 template <>
 struct dtype_of<std::int32_t> {

@@ -17,6 +17,7 @@ TEST(Dtype, SizesAndNames) {
   EXPECT_EQ(size_of(DType::f16), 2U);
   EXPECT_EQ(size_of(DType::i32), 4U);
   EXPECT_EQ(size_of(DType::i64), 8U);
+  EXPECT_EQ(size_of(DType::i16), 2U);
   EXPECT_EQ(size_of(DType::u8), 1U);
   EXPECT_EQ(name_of(DType::bf16), "bf16");
   static_assert(sizeof(bf16) == 2);

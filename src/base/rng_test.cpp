@@ -19,6 +19,41 @@ TEST(Philox, KnownAnswers) {
             (Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
 }
 
+TEST(CheapBits, AreAFunctionOfKeyAndCounter) {
+  static_assert(cheap_bits(1, 7) == cheap_bits(1, 7));
+  constexpr std::uint64_t kUpper = std::uint64_t{1} << 32;
+  const std::set<std::uint32_t> distinct = {cheap_bits(1, 7), cheap_bits(1, 8), cheap_bits(2, 7),
+                                            cheap_bits(1 + kUpper, 7), cheap_bits(1, 7 + kUpper)};
+  EXPECT_EQ(distinct.size(), 5U);
+}
+
+// Each bit is set half of the time, and flipping one bit of key or counter flips each half of the time:
+// within five deviations of a fair coin. Neighbours are not correlated.
+TEST(CheapBits, LookRandom) {
+  constexpr int kCount = 1 << 14;
+  const double allowed = 5.0 * 0.5 / std::sqrt(static_cast<double>(kCount));
+  const Rng keys(5, "keys");
+  std::array<std::array<int, 32>, 129> ones{};  // of the bits themselves, then of what each input bit flips
+  double product = 0.0;
+  for (std::uint64_t i = 0; i < kCount; ++i) {
+    const std::uint64_t key = keys.bits(0);
+    const std::uint32_t here = cheap_bits(key, i);
+    const auto centred = [](std::uint32_t x) { return static_cast<double>(x) * 0x1p-32 - 0.5; };
+    product += centred(here) * centred(cheap_bits(key, i + 1)) * 12.0;
+    for (std::size_t input = 0; input <= 128; ++input) {
+      std::uint32_t word = here;
+      if (input > 64)
+        word ^= cheap_bits(key ^ (std::uint64_t{1} << (input - 65)), i);
+      else if (input > 0)
+        word ^= cheap_bits(key, i ^ (std::uint64_t{1} << (input - 1)));
+      for (std::size_t bit = 0; bit < 32; ++bit) ones[input][bit] += static_cast<int>((word >> bit) & 1U);
+    }
+  }
+  for (const auto& of_input : ones)
+    for (const int count : of_input) EXPECT_NEAR(static_cast<double>(count) / kCount, 0.5, allowed);
+  EXPECT_NEAR(product / kCount, 0.0, 5.0 / std::sqrt(static_cast<double>(kCount)));
+}
+
 TEST(Rng, IsAFunctionOfSeedStreamAndCounter) {
   const Rng a(1, "embedding");
   EXPECT_EQ(a.bits(7), Rng(1, "embedding").bits(7));

@@ -5,6 +5,7 @@
 // has a name.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
@@ -15,11 +16,19 @@
 namespace xmoe {
 
 enum class MemoryTag : std::uint8_t { parameters, gradients, optimizer, saved, workspace, communication };
+inline constexpr std::size_t kMemoryTags = 6;
 std::string_view name_of(MemoryTag tag);
+
+// What the arenas of a device that are alive hold from it and have had in use at most, by tag.
+struct TagMemory {
+  std::size_t reserved = 0;
+  std::size_t high_water = 0;
+};
+std::array<TagMemory, kMemoryTags> memory_by_tag(const Device& device);
 
 class Arena {
  public:
-  Arena(Device device, MemoryTag tag) : device_(device), tag_(tag) {}
+  Arena(Device device, MemoryTag tag);
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
@@ -29,7 +38,13 @@ class Arena {
     return {allocate(bytes_of(dtype, shape)), dtype, shape, device_};
   }
   Tensor zeros(DType dtype, const Shape& shape);
+  // Throws Error when the device has no more: what was asked for, what is held by tag, what may help.
   void* allocate(std::size_t bytes);
+  // Asks the device now and at once for what is going to be allocated: without it, memory that grows tensor
+  // by tensor ends with chunks that are not full. Nothing may be in use.
+  void reserve(std::size_t bytes);
+  // What a tensor of so many bytes takes.
+  static std::size_t aligned(std::size_t bytes);
 
   struct Mark {
     std::size_t chunk = 0;
@@ -57,6 +72,7 @@ class Arena {
     return static_cast<std::size_t>(shape.numel()) * size_of(dtype);
   }
   void add_chunk(std::size_t bytes);
+  std::size_t slack() const;  // beyond the most so far, for a merged chunk
 
   Device device_;
   MemoryTag tag_;

@@ -123,5 +123,54 @@ TEST(Arena, ContextKnowsItsDevice) {
   EXPECT_EQ(name_of(arena.tag()), "workspace");
 }
 
+TEST(Arena, ReservesAtOnce) {
+  Arena arena({}, MemoryTag::parameters);
+  const std::size_t bytes = 2 * Arena::aligned(1001) + Arena::aligned(1 << 20);
+  arena.reserve(bytes);
+  arena.allocate(1001);
+  arena.allocate(1 << 20);
+  arena.allocate(1001);
+  EXPECT_EQ(arena.reserved(), bytes);
+  EXPECT_EQ(arena.device_allocations(), 1);
+  EXPECT_THROW(arena.reserve(1), InvariantError);
+  arena.clear();
+  arena.reserve(bytes / 2);  // there already
+  EXPECT_EQ(arena.device_allocations(), 1);
+}
+
+TEST(Arena, AreCountedByTagWhileTheyLive) {
+  const auto optimizer = [] { return memory_by_tag({})[static_cast<std::size_t>(MemoryTag::optimizer)]; };
+  const TagMemory before = optimizer();
+  {
+    Arena arena({}, MemoryTag::optimizer);
+    arena.reserve(1 << 20);
+    arena.allocate(1 << 10);
+    EXPECT_EQ(optimizer().reserved, before.reserved + (1 << 20));
+    EXPECT_EQ(optimizer().high_water, before.high_water + (1 << 10));
+  }
+  EXPECT_EQ(optimizer().reserved, before.reserved);
+}
+
+TEST(Arena, SaysWhatIsHeldWhenMemoryEnds) {
+  Arena held({}, MemoryTag::parameters);
+  held.reserve(std::size_t{3} << 30);  // of pages that nothing touches
+  Arena arena({}, MemoryTag::saved);
+  try {
+    arena.allocate(std::size_t{1} << 62);
+    ADD_FAILURE() << "there is so much memory";
+  } catch (const Error& error) {
+    const std::string message = error.what();
+    for (const char* part :
+         {"out of memory", "saved activations", "parameters 3.00 GiB", "--micro-batch-size"})
+      EXPECT_NE(message.find(part), std::string::npos) << message;
+  }
+}
+
+TEST(DeviceMemory, IsThatOfTheMachine) {
+  const DeviceMemory memory = device_memory({});
+  EXPECT_GT(memory.total, std::size_t{1} << 28);
+  EXPECT_LE(memory.free, memory.total);
+}
+
 }  // namespace
 }  // namespace xmoe

@@ -1,5 +1,7 @@
 #include "device/device.h"
 
+#include <unistd.h>
+
 #include <cstdlib>
 #include <cstring>
 
@@ -36,6 +38,16 @@ std::string why_unusable(const Device& device) {
 int gpu_count() {
   if constexpr (kGpuBuilt) return gpu::facts(0).gpus;
   return 0;
+}
+
+DeviceMemory device_memory(const Device& device) {
+  if (device.is_cpu()) {
+    const auto bytes = static_cast<std::size_t>(::sysconf(_SC_PHYS_PAGES)) *
+                       static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+    return {bytes, bytes};
+  }
+  if constexpr (kGpuBuilt) return gpu::memory(device);
+  fail_not_built("device_memory", device);
 }
 
 void* device_allocate(const Device& device, std::size_t bytes, std::string_view purpose) {

@@ -37,6 +37,12 @@ int gpu_count();  // that this binary can see on this machine; 0 without the GPU
 // Why this binary cannot use the device on this machine, for the user; empty when it can.
 std::string why_unusable(const Device& device);
 
+struct DeviceMemory {
+  std::size_t total = 0;
+  std::size_t free = 0;  // now; of the host all of it, since what files take there is given back on demand
+};
+DeviceMemory device_memory(const Device& device);
+
 // Raw memory of a device, aligned for its widest loads. Throws Error when there is none left; `purpose` says
 // in that message what it was for.
 void* device_allocate(const Device& device, std::size_t bytes, std::string_view purpose = {});

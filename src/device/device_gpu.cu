@@ -118,17 +118,23 @@ void launch_checked(const void* kernel, Grid grid, Block block, void** arguments
             .c_str());
 }
 
+DeviceMemory memory(const Device& device) {
+  state(device.index);
+  DeviceMemory found;
+  check(XMOE_GPU_NAME(MemGetInfo)(&found.free, &found.total), "asking for free memory");
+  return found;
+}
+
 void* allocate(const Device& device, std::size_t bytes, std::string_view purpose) {
   state(device.index);
   void* data = nullptr;
   const Status status = XMOE_GPU_NAME(Malloc)(&data, bytes);
   if (status == XMOE_GPU_NAME(ErrorMemoryAllocation)) {
     static_cast<void>(XMOE_GPU_NAME(GetLastError)());  // it is answered here
-    std::size_t free_bytes = 0;
-    std::size_t total = 0;
-    check(XMOE_GPU_NAME(MemGetInfo)(&free_bytes, &total), "asking for free memory");
+    const DeviceMemory now = memory(device);
     fail("out of memory on {}: {:.2f} GiB were asked for{}{}, {:.2f} of {:.2f} GiB are free", name_of(device),
-         gibibytes(bytes), purpose.empty() ? "" : ", for ", purpose, gibibytes(free_bytes), gibibytes(total));
+         gibibytes(bytes), purpose.empty() ? "" : ", for ", purpose, gibibytes(now.free),
+         gibibytes(now.total));
   }
   check(status, "allocating memory");
   return data;

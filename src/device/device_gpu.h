@@ -21,6 +21,7 @@ struct Facts {
 Facts facts(int index);
 std::string why_unusable(const Facts& facts, int index);  // empty: it can be used
 
+DeviceMemory memory(const Device& device);
 void* allocate(const Device& device, std::size_t bytes, std::string_view purpose);
 void free(const Device& device, void* data) noexcept;
 void fill(const Device& device, void* data, int byte, std::size_t bytes);

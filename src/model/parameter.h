@@ -20,6 +20,17 @@ enum class Replication : std::uint8_t {
 inline constexpr int kReplications = 3;
 Communicator& replicas(const Mesh& mesh, Replication replication);
 
+// Where a rank stands in a layout: all that decides which parts of a model it holds.
+struct Placement {
+  std::int64_t tensor_rank = 0, tensor_size = 1;
+  std::int64_t expert_rank = 0, expert_size = 1;
+  bool expert_tensor = false;                        // ParallelLayout's
+  std::array<int, kReplications> replicas{1, 1, 1};  // ranks that hold the same, by Replication
+};
+Placement placement_of(const Mesh& mesh);
+// Of the first rank of a layout that fits so many. What ranks hold differs in content, not in size.
+Placement placement_of(const ParallelLayout& layout, int world_size);
+
 struct AxisRange {
   std::int64_t begin = 0;
   std::int64_t size = 0;

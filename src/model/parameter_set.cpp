@@ -20,8 +20,9 @@ std::size_t ParameterSet::declare(const ParameterSpec& spec) {
   return specs_.size() - 1;
 }
 
-// Gives every trainable parameter its group and place.
-void ParameterSet::lay_out(const Mesh& mesh) {
+void ParameterSet::lay_out(const Placement& placement) {
+  parameters_.resize(specs_.size());
+  groups_.clear();
   const int stages = specs_.empty() ? 0 : specs_.back().stage + 1;
   for (int r = 0; r < kReplications; ++r) {
     const auto replication = static_cast<Replication>(r);
@@ -29,7 +30,7 @@ void ParameterSet::lay_out(const Mesh& mesh) {
       ParameterGroup group;
       group.replication = replication;
       group.dtype = dtype;
-      group.replicas = replicas(mesh, replication).size();
+      group.replicas = placement.replicas[static_cast<std::size_t>(r)];
       const std::int64_t multiple = std::lcm(kAlignment, std::int64_t{group.replicas});
       std::int64_t end = 0;
       bool any = false;
@@ -51,10 +52,27 @@ void ParameterSet::lay_out(const Mesh& mesh) {
   }
 }
 
+std::size_t ParameterSet::value_bytes() const {
+  std::size_t bytes = 0;
+  for (const auto& g : groups_)
+    bytes += Arena::aligned(static_cast<std::size_t>(g.stage_ends.back()) * size_of(g.dtype));
+  for (const auto& spec : specs_)
+    if (!spec.trainable)
+      bytes += Arena::aligned(static_cast<std::size_t>(spec.sharding.local_shape(spec.global_shape).numel()) *
+                              size_of(spec.dtype));
+  return bytes;
+}
+
+std::size_t ParameterSet::gradient_bytes() const {
+  std::size_t bytes = 0;
+  for (const auto& g : groups_)
+    bytes += Arena::aligned(static_cast<std::size_t>(g.stage_ends.back()) * sizeof(float));
+  return bytes;
+}
+
 void ParameterSet::allocate(Arena& values, Arena* gradients, const Mesh& mesh, std::uint64_t seed) {
   device_ = values.device();
-  parameters_.resize(specs_.size());
-  lay_out(mesh);
+  lay_out(placement_of(mesh));
   for (auto& g : groups_) {
     const Shape shape = {g.stage_ends.back()};
     g.values = values.zeros(g.dtype, shape);

@@ -44,7 +44,13 @@ struct ParameterGroup {
 class ParameterSet {
  public:
   std::size_t declare(const ParameterSpec& spec);
-  // Allocates all that was declared. Initial values depend on (seed, name, index in the global tensor) only.
+  // Gives every parameter its place on a rank, without memory.
+  void lay_out(const Placement& placement);
+  // What that takes of an arena.
+  std::size_t value_bytes() const;
+  std::size_t gradient_bytes() const;
+  // lay_out(), and memory for all that was declared. Initial values depend on (seed, name, index in the
+  // global tensor) only.
   void allocate(Arena& values, Arena* gradients, const Mesh& mesh, std::uint64_t seed);
 
   std::span<Parameter> all() { return parameters_; }
@@ -55,7 +61,6 @@ class ParameterSet {
   const Device& device() const { return device_; }  // where they were allocated
 
  private:
-  void lay_out(const Mesh& mesh);
   void initialise(const ParameterSpec& spec, const Parameter& parameter, std::uint64_t seed) const;
 
   std::vector<ParameterSpec> specs_;

@@ -101,6 +101,11 @@ class Transformer {
   ParameterSet& parameters() { return parameters_; }
   const ParameterSet& parameters() const { return parameters_; }
   Context context() { return {workspace_}; }
+  // Room for a micro-batch, asked for at once: arenas that grow would hold more than they need for a step.
+  void reserve(std::size_t saved, std::size_t workspace) {
+    saved_.reserve(saved);
+    workspace_.reserve(workspace);
+  }
   // All arenas, for accounts of memory.
   std::vector<const Arena*> arenas() const { return {&values_, &gradients_, &saved_, &workspace_}; }
   std::size_t high_water(MemoryTag tag) const;  // most bytes in use at once

@@ -1,6 +1,7 @@
 // Construction of a model: which parameters it has, what they are called and how they start.
 #include <cmath>
 
+#include "model/memory.h"
 #include "model/transformer.h"
 #include "ops/elementwise/elementwise.h"
 #include "ops/reduce/reduce.h"
@@ -19,11 +20,11 @@ struct LayerIndices {
 
 class Declarations {
  public:
-  Declarations(ParameterSet& set, const ModelConfig& config, DType dtype, const Mesh& mesh)
+  Declarations(ParameterSet& set, const ModelConfig& config, DType dtype, const Placement& placement)
       : set_(set),
         config_(config),
         dtype_(dtype),
-        mesh_(mesh),
+        placement_(placement),
         // Projections that end a residual branch start smaller, so that the stream's variance does not grow
         // with depth (GPT-2).
         output_std_(config.init_std / std::sqrt(2.0 * static_cast<double>(config.layers))) {}
@@ -49,8 +50,8 @@ class Declarations {
   std::size_t expert_matrix(const std::string& name, const Shape& shape, int axis, const Parts& parts,
                             bool ends_branch) {
     Sharding sharding;
-    sharding.axes[0] = {equal_part({0, shape[0]}, mesh_.ep().rank(), mesh_.ep().size())};
-    if (mesh_.layout().expert_tensor) sharding.axes[static_cast<std::size_t>(axis)] = shares(parts);
+    sharding.axes[0] = {equal_part({0, shape[0]}, placement_.expert_rank, placement_.expert_size)};
+    if (placement_.expert_tensor) sharding.axes[static_cast<std::size_t>(axis)] = shares(parts);
     return weight(name, shape, sharding, Replication::expert, ends_branch);
   }
   std::size_t vector(const std::string& name, float value) {
@@ -83,7 +84,7 @@ class Declarations {
     std::vector<AxisRange> ranges;
     std::int64_t begin = 0;
     for (const std::int64_t size : parts) {
-      ranges.push_back(equal_part({begin, size}, mesh_.tp().rank(), mesh_.tp().size()));
+      ranges.push_back(equal_part({begin, size}, placement_.tensor_rank, placement_.tensor_size));
       begin += size;
     }
     return ranges;
@@ -102,7 +103,7 @@ class Declarations {
   ParameterSet& set_;
   const ModelConfig& config_;
   DType dtype_;
-  const Mesh& mesh_;
+  const Placement& placement_;
   double output_std_;
 };
 
@@ -140,6 +141,29 @@ LayerIndices declare_layer(Declarations& declare, const ModelConfig& c, std::int
   return at;
 }
 
+struct ModelIndices {
+  std::size_t embedding = 0, final_norm = 0, final_norm_bias = 0, output = 0;
+  std::vector<LayerIndices> layers;
+};
+
+ModelIndices declare_model(ParameterSet& set, const ModelConfig& c, DType dtype, const Placement& placement) {
+  Declarations declare(set, c, dtype, placement);
+  const auto words = [&](const char* name) {
+    return declare.cut_matrix(name, {c.vocabulary, c.hidden}, 0, {c.vocabulary}, false);
+  };
+  ModelIndices at;
+  at.embedding = words("embedding.weight");
+  for (std::int64_t l = 0; l < c.layers; ++l) {
+    ++declare.stage;
+    at.layers.push_back(declare_layer(declare, c, l));
+  }
+  ++declare.stage;
+  at.final_norm = declare.vector("final_norm.weight", 1.0F);
+  if (c.norm == NormKind::layer_norm) at.final_norm_bias = declare.vector("final_norm.bias", 0.0F);
+  if (!c.tied_embeddings) at.output = words("output.weight");
+  return at;
+}
+
 // A dense MLP is computed as a group of one expert.
 Weight one_expert(const Weight& w) {
   const Shape shape = {1, w.value.dim(0), w.value.dim(1)};
@@ -147,6 +171,13 @@ Weight one_expert(const Weight& w) {
 }
 
 }  // namespace
+
+ParameterSet plan_parameters(const ModelConfig& config, DType dtype, const Placement& placement) {
+  ParameterSet set;
+  declare_model(set, config, dtype, placement);
+  set.lay_out(placement);
+  return set;
+}
 
 Transformer::Transformer(const ModelConfig& config, DType dtype, Mesh& mesh, std::uint64_t seed, bool train,
                          const Device& device)
@@ -164,33 +195,23 @@ Transformer::Transformer(const ModelConfig& config, DType dtype, Mesh& mesh, std
 void Transformer::build_layers(std::uint64_t seed, bool train) {
   const ModelConfig& c = config_;
   const bool bias = c.norm == NormKind::layer_norm;
-  Declarations declare(parameters_, c, dtype_, mesh_);
-  const std::size_t embedding =
-      declare.cut_matrix("embedding.weight", {c.vocabulary, c.hidden}, 0, {c.vocabulary}, false);
-  std::vector<LayerIndices> indices;
-  for (std::int64_t l = 0; l < c.layers; ++l) {
-    ++declare.stage;
-    indices.push_back(declare_layer(declare, c, l));
-  }
-  ++declare.stage;
-  const std::size_t final_norm = declare.vector("final_norm.weight", 1.0F);
-  const std::size_t final_bias = bias ? declare.vector("final_norm.bias", 0.0F) : 0;
-  const std::size_t output = c.tied_embeddings ? 0
-                                               : declare.cut_matrix("output.weight", {c.vocabulary, c.hidden},
-                                                                    0, {c.vocabulary}, false);
+  const ModelIndices indices = declare_model(parameters_, c, dtype_, placement_of(mesh_));
+  parameters_.lay_out(placement_of(mesh_));
+  values_.reserve(parameters_.value_bytes() + table_bytes(c));
+  if (train) gradients_.reserve(parameters_.gradient_bytes());
   parameters_.allocate(values_, train ? &gradients_ : nullptr, mesh_, seed);
 
-  embedding_ = parameters_.weight(embedding);
-  final_norm_ = parameters_.weight(final_norm);
-  if (bias) final_norm_bias_ = parameters_.weight(final_bias);
-  if (!c.tied_embeddings) output_ = parameters_.weight(output);
+  embedding_ = parameters_.weight(indices.embedding);
+  final_norm_ = parameters_.weight(indices.final_norm);
+  if (bias) final_norm_bias_ = parameters_.weight(indices.final_norm_bias);
+  if (!c.tied_embeddings) output_ = parameters_.weight(indices.output);
   projections_.emplace(embedding_, this->output(), mesh_.tp());
   rope_table_ = values_.tensor(DType::f32, {c.seq_length, c.head_dim});
   xmoe::rope_table(c.rotary_base, rope_table_);
 
   std::int64_t moe_layers = 0;
   for (std::int64_t l = 0; l < c.layers; ++l) {
-    const LayerIndices& at = indices[static_cast<std::size_t>(l)];
+    const LayerIndices& at = indices.layers[static_cast<std::size_t>(l)];
     Layer layer;
     layer.attention_norm = parameters_.weight(at.attention_norm);
     layer.mlp_norm = parameters_.weight(at.mlp_norm);

@@ -108,6 +108,23 @@ __device__ void load(const T* from, float (&to)[N]) {
   to_floats(load_raw<N>(from), to);
 }
 
+// In accesses of at most 16 bytes, which `to` must be aligned for.
+template <typename T, int N>
+__device__ void store_raw(const Raw<T, N>& raw, T* to) {
+  if constexpr (Raw<T, N>::kBytes == 2) {
+    *reinterpret_cast<std::uint16_t*>(to) = static_cast<std::uint16_t>(raw.words[0]);
+  } else if constexpr (Raw<T, N>::kBytes == 4) {
+    *reinterpret_cast<unsigned*>(to) = raw.words[0];
+  } else if constexpr (Raw<T, N>::kBytes == 8) {
+    *reinterpret_cast<uint2*>(to) = make_uint2(raw.words[0], raw.words[1]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < Raw<T, N>::kBytes / 16; ++i)
+      reinterpret_cast<uint4*>(to)[i] =
+          make_uint4(raw.words[4 * i], raw.words[4 * i + 1], raw.words[4 * i + 2], raw.words[4 * i + 3]);
+  }
+}
+
 template <int N, typename T>
 __device__ void store(const float (&from)[N], T* to) {
   if constexpr (N == 1) {
@@ -121,14 +138,7 @@ __device__ void store(const float (&from)[N], T* to) {
       else
         raw.words[i / 2] = round_pair(from[i], from[i + 1]);
     }
-    if constexpr (Raw<T, N>::kBytes == 8) {
-      *reinterpret_cast<uint2*>(to) = make_uint2(raw.words[0], raw.words[1]);
-    } else {
-#pragma unroll
-      for (int i = 0; i < Raw<T, N>::kBytes / 16; ++i)
-        reinterpret_cast<uint4*>(to)[i] =
-            make_uint4(raw.words[4 * i], raw.words[4 * i + 1], raw.words[4 * i + 2], raw.words[4 * i + 3]);
-    }
+    store_raw(raw, to);
   }
 }
 

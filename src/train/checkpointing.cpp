@@ -4,7 +4,6 @@
 
 #include "base/file.h"
 #include "base/hash.h"
-#include "ops/elementwise/elementwise.h"
 #include "train/checkpoint/manifest.h"
 #include "train/together.h"
 
@@ -12,31 +11,32 @@ namespace xmoe {
 
 namespace {
 
-CheckpointTensor entry(const Parameter& p, const std::string& name, const Tensor& data) {
+CheckpointTensor entry(const Parameter& p, const std::string& name, const HeldElements& held) {
   return {.name = name,
-          .data = data,
+          .data = held.data,
+          .remainder = held.remainder,
           .global_shape = p.global_shape,
           .sharding = p.sharding,
           .replication = p.replication};
 }
 
 CheckpointTensor entry(const Optimizer& optimizer, const Optimizer::State& s, const std::string& suffix,
-                       const Tensor& data) {
-  CheckpointTensor tensor = entry(*s.parameter, s.parameter->name + suffix, data);
+                       const HeldElements& held) {
+  CheckpointTensor tensor = entry(*s.parameter, s.parameter->name + suffix, held);
   tensor.begin = s.begin;
   tensor.exclusive = optimizer.sharded() && s.parameter->trainable;
   return tensor;
 }
 
 void append_masters(const Optimizer& optimizer, std::vector<CheckpointTensor>& tensors) {
-  for (const auto& s : optimizer.states()) tensors.push_back(entry(optimizer, s, "", s.master));
+  for (const auto& s : optimizer.states()) tensors.push_back(entry(optimizer, s, "", {s.value, s.remainder}));
 }
 
 void append_moments(const Optimizer& optimizer, std::vector<CheckpointTensor>& tensors) {
   for (const auto& s : optimizer.states()) {
     if (!s.parameter->trainable) continue;
-    tensors.push_back(entry(optimizer, s, kFirstMomentSuffix, s.m));
-    tensors.push_back(entry(optimizer, s, kSecondMomentSuffix, s.v));
+    tensors.push_back(entry(optimizer, s, kFirstMomentSuffix, {s.m, {}}));
+    tensors.push_back(entry(optimizer, s, kSecondMomentSuffix, {s.v, {}}));
   }
 }
 
@@ -113,30 +113,30 @@ std::vector<std::string> changes_on_resume(const TrainingState& checkpoint, cons
   if (there.compute_dtype != here.config.compute_dtype)
     changes.push_back(fmt::format("training goes on in {}; up to the checkpoint it was in {}",
                                   name_of(here.config.compute_dtype), name_of(there.compute_dtype)));
+  const auto moment = [&](const char* flag, DType before, DType now) {
+    if (before == now) return;
+    changes.push_back(fmt::format("{} {} is not that of the checkpoint ({}): moments are {}", flag,
+                                  now == DType::f32 ? "fp32" : "bf16", before == DType::f32 ? "fp32" : "bf16",
+                                  now == DType::f32 ? "widened" : "rounded"));
+  };
+  moment("--exp-avg-dtype", there.optimizer.exp_avg_dtype, here.config.optimizer.exp_avg_dtype);
+  moment("--exp-avg-sq-dtype", there.optimizer.exp_avg_sq_dtype, here.config.optimizer.exp_avg_sq_dtype);
   return changes;
 }
 
-void load_training(const CheckpointManifest& manifest, Optimizer& optimizer, const Context& ctx, bool moments,
+void load_training(const CheckpointManifest& manifest, Optimizer& optimizer, bool moments,
                    Communicator& world) {
   std::vector<CheckpointTensor> tensors;
   append_masters(optimizer, tensors);
   if (moments) append_moments(optimizer, tensors);
   load_checkpoint(manifest, tensors, world);
-  optimizer.masters_to_values(ctx);
+  optimizer.gather_values();
 }
 
 void load_weights(const CheckpointManifest& manifest, Transformer& model, Communicator& world) {
-  Arena masters(model.context().device(), MemoryTag::parameters);
   std::vector<CheckpointTensor> tensors;
-  for (const auto& p : model.parameters().all())
-    tensors.push_back(entry(
-        p, p.name, p.value.dtype() == DType::f32 ? p.value : masters.tensor(DType::f32, p.value.shape())));
+  for (const auto& p : model.parameters().all()) tensors.push_back(entry(p, p.name, {p.value, {}}));
   load_checkpoint(manifest, tensors, world);
-  std::size_t i = 0;
-  for (const auto& p : model.parameters().all()) {
-    if (p.value.dtype() != DType::f32) convert(model.context(), tensors[i].data, p.value);
-    ++i;
-  }
 }
 
 void prepare_save_directory(const std::filesystem::path& directory, const std::string& tokenizer_json,

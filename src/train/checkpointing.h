@@ -35,8 +35,8 @@ void check_same_model(const OpenCheckpoint& checkpoint, const TrainConfig& here)
 // Settings that may change when a training goes on, but with consequences: a sentence for each that has.
 std::vector<std::string> changes_on_resume(const TrainingState& checkpoint, const TrainingState& here);
 
-// Masters and, with `moments`, the optimizer's state; then values from masters.
-void load_training(const CheckpointManifest& manifest, Optimizer& optimizer, const Context& ctx, bool moments,
+// Parameters and, with `moments`, the optimizer's state.
+void load_training(const CheckpointManifest& manifest, Optimizer& optimizer, bool moments,
                    Communicator& world);
 // Values only, for a model without optimizer.
 void load_weights(const CheckpointManifest& manifest, Transformer& model, Communicator& world);

@@ -18,6 +18,7 @@ void TrainConfig::resolve(int world_size) {
   XMOE_CHECK(world_size > 0, "the number of ranks is {}", world_size);
   if (model.vocabulary == 0) model.vocabulary = padded_vocabulary(data.vocab_size, data.vocab_multiple);
   model.resolve();
+  optimizer.rounding_seed = seed;
   if (batch.global == 0) batch.global = batch.micro * data_parallel_size(parallel.layout, world_size);
   // The shortest length that is given, in whole iterations: a part of a batch is not trained on.
   const auto limit = [this](std::int64_t iterations) {

@@ -58,6 +58,9 @@ struct OptimizerConfig {
   double beta2 = 0.999;                         // --adam-beta2
   double epsilon = 1e-8;                        // --adam-eps
   double clip_grad = 1.0;                       // --clip-grad: global norm; 0: no clipping
+  DType exp_avg_dtype = DType::f32;             // --exp-avg-dtype: in which the first moment is held
+  DType exp_avg_sq_dtype = DType::f32;          // --exp-avg-sq-dtype: the second
+  std::uint64_t rounding_seed = 0;              // of bf16 moments' rounding; resolve() takes it from --seed
 };
 
 struct BatchConfig {

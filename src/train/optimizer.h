@@ -1,5 +1,6 @@
-// AdamW over the parameters of a model, with f32 master weights where a parameter is not f32 itself, and the
-// global gradient norm.
+// AdamW over the parameters of a model, and the global gradient norm. Weights are updated in f32: what a bf16
+// value lacks of its f32 master is kept as a 16-bit remainder (base/split_float.h). docs/memory.md says what
+// a parameter costs.
 //
 // With ZeRO stage 1 (Rajbhandari et al. 2020) the state is cut over the ranks that hold the same parameter:
 // each owns one part of every bucket of the flat buffers (gradient_reduction.h), gets only that part of the
@@ -8,11 +9,13 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "comm/mesh.h"
 #include "device/arena.h"
 #include "model/parameter_set.h"
+#include "ops/adamw/adamw.h"
 #include "train/config.h"
 #include "train/gradient_reduction.h"
 
@@ -20,13 +23,14 @@ namespace xmoe {
 
 class Optimizer {
  public:
-  // What this rank has of a parameter's state: elements [begin, begin + master.numel()) of the part that the
+  // What this rank has of a parameter's state: elements [begin, begin + value.numel()) of the part that the
   // rank holds of the parameter. None with ZeRO when other ranks have all of it.
   struct State {
     const Parameter* parameter;
     std::int64_t begin = 0;
-    Tensor master;  // [n] f32; the parameter's own memory when it is f32
-    Tensor m, v;    // [n] f32; undefined for buffers, which are not trained
+    Tensor value;      // [n] the parameter's own memory
+    Tensor remainder;  // [n] i16 where the value is bf16
+    Tensor m, v;       // [n] in the configured dtypes; undefined for buffers, which are not trained
   };
 
   // `zero_stage` is 0 or 1. `bucket_elements` is for tests, whose models would fit into one bucket.
@@ -44,8 +48,8 @@ class Optimizer {
   // One update with gradients clipped to the configured norm. Call after gradient_norm().
   void step(const Context& ctx, double learning_rate, double gradient_norm);
 
-  // Values and masters agree: after a load wrote the masters.
-  void masters_to_values(const Context& ctx);
+  // Brings the values that other ranks hold the state of: after a load wrote own ones.
+  void gather_values();
 
   const std::vector<State>& states() const { return states_; }  // of all parameters, in their order
   // Whether each element of a trained parameter's state is on one rank only.
@@ -55,17 +59,21 @@ class Optimizer {
   const Arena& arena() const { return arena_; }
 
  private:
+  // Neighbours in a run that are updated alike, what fills up between them included: one call of the op.
+  struct Piece {
+    AxisRange range;  // of the run
+    bool decay = true;
+  };
   // State of a bucket's elements: all of them, or this rank's part.
   struct Run {
-    AxisRange range;                  // of the group's flat buffers
-    Tensor master, m, v;              // [n] f32, padding included
-    std::vector<std::size_t> states;  // indices in states_ of what lies in it
+    AxisRange range;         // of the group's flat buffers
+    Tensor remainder, m, v;  // [n], padding included
+    std::vector<Piece> pieces;
   };
 
-  void allocate(const Context& ctx);
+  void allocate();
   void add_state(const Parameter& parameter);
-  Tensor value_of(const State& state) const;  // [n] in the compute dtype
-  Tensor gradient_of(const State& state) const;
+  void update(std::size_t bucket, const Context& ctx, AdamWOptions options);
 
   OptimizerConfig config_;
   ParameterSet& parameters_;
@@ -77,5 +85,9 @@ class Optimizer {
   std::vector<State> states_;
   std::int64_t steps_ = 0;  // updates made
 };
+
+// Bytes of an optimizer's state on one rank.
+std::size_t optimizer_bytes(std::span<const ParameterGroup> groups, const OptimizerConfig& config,
+                            std::int64_t zero_stage);
 
 }  // namespace xmoe

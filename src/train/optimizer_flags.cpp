@@ -42,6 +42,13 @@ void add_optimizer_flags(FlagTable& table, OptimizerConfig& optimizer) {
   table.real("adam-beta1", optimizer.beta1, "Decay of the first moment", from_up_to(0, 1));
   table.real("adam-beta2", optimizer.beta2, "Decay of the second moment", from_up_to(0, 1));
   table.real("adam-eps", optimizer.epsilon, "Added to the root of the second moment", above(0));
+  const std::vector<std::pair<std::string, DType>> moments = {{"fp32", DType::f32}, {"bf16", DType::bf16}};
+  table.choice(
+      "exp-avg-dtype", optimizer.exp_avg_dtype, moments,
+      "In what the first moment is held. bf16 takes 2 bytes a parameter instead of 4; it is rounded by "
+      "chance, so that small steps count on average");
+  table.choice("exp-avg-sq-dtype", optimizer.exp_avg_sq_dtype, moments,
+               "In what the second moment is held; likewise");
   table.real("clip-grad", optimizer.clip_grad, "Largest global norm of the gradient; 0: no clipping",
              at_least(0));
 }

@@ -61,7 +61,8 @@ void add_run_flags(FlagTable& table, TrainConfig& config) {
   table.group("Device and precision");
   add_device_flag(table, config.device);
   table.set("bf16", config.compute_dtype, DType::bf16,
-            "Compute in bf16 with fp32 master weights; router, softmax, norms and loss stay fp32. Without "
+            "Compute in bf16 with fp32 master weights, each held as the bf16 value and 16 bits more; router, "
+            "softmax, norms and loss stay fp32. Without "
             "it: fp32");
   table.set("fp32", config.compute_dtype, DType::f32, "Compute in fp32 (the default)", false);
   table.conflict("bf16", "fp32");

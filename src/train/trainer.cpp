@@ -15,6 +15,7 @@
 #include "model/transformer.h"
 #include "train/breakdown.h"
 #include "train/checkpointing.h"
+#include "train/memory_account.h"
 #include "train/metrics.h"
 #include "train/optimizer.h"
 #include "train/schedule.h"
@@ -60,6 +61,7 @@ class Trainer {
   std::unique_ptr<TrainingData> data_;
   std::string tokenizer_json_;  // empty without a tokenizer
   std::unique_ptr<EvaluationWindows> validation_;
+  MemoryAccount memory_;  // known to fit before anything is allocated
   Transformer model_;
   Optimizer optimizer_;
   TrainingStep step_;
@@ -88,11 +90,15 @@ Trainer::Trainer(const TrainConfig& config, Communicator& world)
       parallel_(world, config.device, config.parallel.layout, config.parallel.ranks_per_node,
                 config.parallel.timeout_minutes),
       mesh_(parallel_.mesh),
+      memory_(check_memory(config, parallel_.device, world)),
       model_(settled(config, mesh_, parallel_.device), config.compute_dtype, mesh_, config.seed,
              /*train=*/true, parallel_.device),
       optimizer_(config.optimizer, model_.parameters(), mesh_, config.parallel.zero_stage),
       step_(model_, optimizer_, mesh_, config.batch.micro),
       schedule_(make_schedule(config)) {
+  // Pages of the host that nothing touches cost nothing.
+  if (!parallel_.device.is_cpu())
+    model_.reserve(memory_.of(MemoryTag::saved), memory_.of(MemoryTag::workspace));
   open_files();
   state_.data_fingerprint = data_->fingerprint();
   state_.config = config;
@@ -140,7 +146,7 @@ void Trainer::resume() {
   check_same_model(*checkpoint, config_);
   const TrainingState& found = checkpoint->state;
   const bool moments = c.load_optimizer && !c.finetune;
-  load_training(checkpoint->manifest, optimizer_, model_.context(), moments, world_);
+  load_training(checkpoint->manifest, optimizer_, moments, world_);
   if (!c.finetune) {
     state_.iteration = found.iteration;
     state_.consumed_samples = found.consumed_samples;
@@ -199,6 +205,7 @@ void Trainer::run() {
   // A failure of the validation must not take the trained model with it.
   if (!config_.checkpoint.save.empty() && saved_iteration_ != state_.iteration) save();
   if (validation_ && !stop && !validated) validate();
+  log::info("{}", peak_memory_line(parallel_.device, world_));
 }
 
 StepResult Trainer::iterate(double rate) {

@@ -133,6 +133,9 @@ std::vector<double> to_doubles(const Tensor& tensor) {
     }
   };
   switch (tensor.dtype()) {
+    case DType::i16:
+      read(tensor.data<std::int16_t>());
+      break;
     case DType::i32:
       read(tensor.data<std::int32_t>());
       break;
@@ -163,6 +166,9 @@ void from_doubles(std::span<const double> values, const Tensor& tensor) {
     }
   };
   switch (tensor.dtype()) {
+    case DType::i16:
+      write(tensor.data<std::int16_t>());
+      break;
     case DType::i32:
       write(tensor.data<std::int32_t>());
       break;

@@ -40,7 +40,7 @@ Comparison compare(const Tensor& actual, std::span<const double> expected, const
 // Same dtype, shape and bits; each on any device.
 Comparison compare_bits(const Tensor& actual, const Tensor& expected, std::string_view name);
 
-// Of f32, bf16, i32 and i64 tensors on any device.
+// Of f32, bf16, i16, i32 and i64 tensors on any device.
 std::vector<double> to_doubles(const Tensor& tensor);
 void from_doubles(std::span<const double> values, const Tensor& tensor);  // rounds
 

@@ -5,22 +5,34 @@
 
 namespace xmoe {
 
-void adamw(const Context& ctx, const AdamWOptions& options, const Tensor& grad, const Tensor& master,
-           const Tensor& m, const Tensor& v, const Tensor& value) {
+namespace {
+
+void check_float(const Tensor& tensor, const char* name) {
+  XMOE_CHECK(tensor.dtype() == DType::f32 || tensor.dtype() == DType::bf16,
+             "{}: expected f32 or bf16, got {}", name, name_of(tensor.dtype()));
+}
+
+}  // namespace
+
+void adamw(const Context& ctx, const AdamWOptions& options, const Tensor& grad, const Tensor& value,
+           const Tensor& remainder, const Tensor& m, const Tensor& v) {
   XMOE_CHECK(options.step >= 1, "steps of AdamW count from 1, got {}", options.step);
   XMOE_CHECK(grad.rank() == 1, "grad: expected one dimension, got {}", to_string(grad.shape()));
-  check_shape(master, grad.shape(), "master");
+  check_shape(value, grad.shape(), "value");
   check_shape(m, grad.shape(), "m");
   check_shape(v, grad.shape(), "v");
-  check_shape(value, grad.shape(), "value");
   check_dtype(grad, DType::f32, "grad");
-  check_dtype(master, DType::f32, "master");
-  check_dtype(m, DType::f32, "m");
-  check_dtype(v, DType::f32, "v");
-  XMOE_CHECK(value.dtype() != DType::f32 || value.raw() == master.raw(),
-             "an f32 value must be the same memory as its master");
-  if (ctx.device().is_cpu()) return cpu::adamw(options, grad, master, m, v, value);
-  if constexpr (kGpuBuilt) return gpu::adamw(ctx, options, grad, master, m, v, value);
+  check_float(value, "value");
+  check_float(m, "m");
+  check_float(v, "v");
+  if (value.dtype() == DType::bf16) {
+    check_shape(remainder, grad.shape(), "remainder");
+    check_dtype(remainder, DType::i16, "remainder");
+  } else {
+    XMOE_CHECK(!remainder.defined(), "an f32 value has no remainder");
+  }
+  if (ctx.device().is_cpu()) return cpu::adamw(options, grad, value, remainder, m, v);
+  if constexpr (kGpuBuilt) return gpu::adamw(ctx, options, grad, value, remainder, m, v);
   fail_not_built("adamw", ctx.device());
 }
 

@@ -5,20 +5,25 @@ namespace xmoe {
 
 XMOE_BENCHMARK(adamw) {
   const std::int64_t count = bench.tokens() * 2048;
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  const auto measure = [&](DType dtype, DType moments) {
     Arena arena(bench.device(), MemoryTag::optimizer);
     const Tensor grad = arena.zeros(DType::f32, {count});
-    const Tensor master = arena.zeros(DType::f32, {count});
-    const Tensor m = arena.zeros(DType::f32, {count});
-    const Tensor v = arena.zeros(DType::f32, {count});
-    const Tensor value = dtype == DType::f32 ? master : arena.zeros(dtype, {count});
+    const Tensor value = arena.zeros(dtype, {count});
+    const Tensor remainder = dtype == DType::f32 ? Tensor{} : arena.zeros(DType::i16, {count});
+    const Tensor m = arena.zeros(moments, {count});
+    const Tensor v = arena.zeros(moments, {count});
     AdamWOptions options;
     options.learning_rate = 1e-3;
-    // Four arrays read, three written, and the value where it is apart.
-    const double bytes = static_cast<double>(count) * (28.0 + (dtype == DType::f32 ? 0.0 : 2.0));
-    bench.memory_bound("adamw", to_string(grad.shape()), dtype, bytes,
-                       [&] { adamw({arena}, options, grad, master, m, v, value); });
-  }
+    // The gradient is read; value with remainder (4 bytes, whatever the dtype) and moments are read and
+    // written.
+    const double bytes =
+        static_cast<double>(count) * (4.0 + 2.0 * (4.0 + 2.0 * static_cast<double>(size_of(moments))));
+    bench.memory_bound(fmt::format("adamw, moments in {}", name_of(moments)), to_string(grad.shape()), dtype,
+                       bytes, [&] { adamw({arena}, options, grad, value, remainder, m, v); });
+  };
+  measure(DType::f32, DType::f32);
+  measure(DType::bf16, DType::f32);
+  measure(DType::bf16, DType::bf16);
 }
 
 }  // namespace xmoe

@@ -4,7 +4,7 @@
 
 namespace xmoe::cpu {
 
-void adamw(const AdamWOptions& options, const Tensor& grad, const Tensor& master, const Tensor& m,
-           const Tensor& v, const Tensor& value);
+void adamw(const AdamWOptions& options, const Tensor& grad, const Tensor& value, const Tensor& remainder,
+           const Tensor& m, const Tensor& v);
 
 }  // namespace xmoe::cpu

@@ -11,6 +11,7 @@ struct AdamWFactors {
   float grad_scale, beta1, one_minus_beta1, beta2, one_minus_beta2;
   float m_correction, v_correction;  // 1 / (1 - beta^step)
   float learning_rate, epsilon, weight_decay;
+  std::uint64_t rounding_key, first_element;
 };
 
 inline AdamWFactors adamw_factors(const AdamWOptions& o) {
@@ -25,7 +26,9 @@ inline AdamWFactors adamw_factors(const AdamWOptions& o) {
           .v_correction = f(1.0 / (1.0 - std::pow(o.beta2, step))),
           .learning_rate = f(o.learning_rate),
           .epsilon = f(o.epsilon),
-          .weight_decay = f(o.weight_decay)};
+          .weight_decay = f(o.weight_decay),
+          .rounding_key = o.rounding_key,
+          .first_element = o.first_element};
 }
 
 }  // namespace xmoe

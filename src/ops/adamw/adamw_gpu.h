@@ -4,7 +4,7 @@
 
 namespace xmoe::gpu {
 
-void adamw(const Context& ctx, const AdamWOptions& options, const Tensor& grad, const Tensor& master,
-           const Tensor& m, const Tensor& v, const Tensor& value);
+void adamw(const Context& ctx, const AdamWOptions& options, const Tensor& grad, const Tensor& value,
+           const Tensor& remainder, const Tensor& m, const Tensor& v);
 
 }  // namespace xmoe::gpu

@@ -134,16 +134,6 @@ PlacedBox part_of(const PlacedBox& whole, const Box& box) {
 
 PlacedBox dense(const Box& box) { return {box, 0, row_major(box.extent)}; }
 
-void copy_box(void* to_memory, const PlacedBox& to, const void* from_memory, const PlacedBox& from,
-              std::size_t element) {
-  auto* out = static_cast<std::byte*>(to_memory);
-  const auto* in = static_cast<const std::byte*>(from_memory);
-  for_each_stretch(to, from, [&](std::int64_t target, std::int64_t source, std::int64_t n) {
-    std::memcpy(out + static_cast<std::size_t>(target) * element,
-                in + static_cast<std::size_t>(source) * element, static_cast<std::size_t>(n) * element);
-  });
-}
-
 std::optional<Miscovered> find_miscovered(const Shape& global, std::span<const Box> boxes) {
   // The number of boxes over an element is a step function that the signed corners of the boxes determine: it
   // is the sum of the signs of the corners that do not lie beyond the element along any axis. So the cover is

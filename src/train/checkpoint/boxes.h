@@ -52,10 +52,6 @@ PlacedBox dense(const Box& box);
 template <typename F>
 void for_each_stretch(const PlacedBox& a, const PlacedBox& b, F&& f);
 
-// Copies elements of `element` bytes; `to` and `from` place the same box.
-void copy_box(void* to_memory, const PlacedBox& to, const void* from_memory, const PlacedBox& from,
-              std::size_t element);
-
 // Whether the boxes, each within the tensor, hold every element once. Otherwise the first element, in
 // row-major order, that none holds or several do.
 struct Miscovered {

@@ -122,8 +122,10 @@ TEST(Boxes, CopiesBetweenRandomPlaces) {
     for (const auto& target : boxes_of_run(global, b, 0, static_cast<std::int64_t>(to.size()))) {
       for (const auto& source : sources) {
         if (const auto shared = intersection(target.box, source.box))
-          copy_box(to.data(), part_of(target, *shared), from.data(), part_of(source, *shared),
-                   sizeof(std::int64_t));
+          for_each_stretch(part_of(target, *shared), part_of(source, *shared),
+                           [&](std::int64_t in_to, std::int64_t in_from, std::int64_t n) {
+                             std::copy_n(from.begin() + in_from, n, to.begin() + in_to);
+                           });
       }
     }
     for (std::size_t e = 0; e < to.size(); ++e) {

@@ -22,6 +22,7 @@
 #include "device/tensor.h"
 #include "model/parameter.h"
 #include "train/checkpoint/boxes.h"
+#include "train/checkpoint/elements.h"
 
 namespace xmoe {
 
@@ -34,13 +35,19 @@ inline constexpr const char* kSecondMomentSuffix = ".exp_avg_sq";
 // rank may hold nothing of a tensor.
 struct CheckpointTensor {
   std::string name;
-  Tensor data;  // [n] or the part's shape, in host memory; any dtype
+  Tensor data;            // [n] or the part's shape, on any device; any dtype
+  Tensor remainder = {};  // where data is bf16 and the checkpoint holds f32 (elements.h)
   Shape global_shape;
   Sharding sharding = {};
   std::int64_t begin = 0;
   Replication replication = Replication::all;
   // Whether no other rank holds these elements; otherwise all replicas do.
   bool exclusive = false;
+
+  HeldElements held() const { return {data, remainder}; }
+  std::size_t stored_bytes() const {
+    return static_cast<std::size_t>(data.numel()) * size_of(stored_dtype(held()));
+  }
 };
 
 // Moments of a save at which a run may be killed; tests do.
@@ -102,9 +109,9 @@ std::optional<std::filesystem::path> find_checkpoint(const std::filesystem::path
 CheckpointManifest read_manifest(const std::filesystem::path& path);
 
 // Collective. Fills the destinations from whichever shards hold their elements. Every shard's size and
-// checksum is verified, by one rank each, before anything is filled. Missing or unknown tensors, other shapes
-// or dtypes, damaged shards: all ranks throw the same Error (scope every_rank) that lists what is wrong, and
-// no destination is touched.
+// checksum is verified, by one rank each, before anything is filled. What is f32 or bf16 in the checkpoint
+// may be held in the other of the two. Missing or unknown tensors, other shapes or dtypes, damaged shards:
+// all ranks throw the same Error (scope every_rank) that lists what is wrong, and no destination is touched.
 void load_checkpoint(const CheckpointManifest& manifest, std::span<const CheckpointTensor> destinations,
                      Communicator& world);
 

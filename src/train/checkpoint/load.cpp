@@ -23,7 +23,7 @@ struct Copy {
   PlacedBox to;
   const std::byte* from_memory;
   PlacedBox from;
-  std::size_t element;
+  DType stored;
 };
 
 // Whether a tensor of the checkpoint may be left where it is: the moments of a parameter that is loaded
@@ -79,9 +79,10 @@ void Load::compare_tensors() {
     } else if (found->second.shape != destination.global_shape) {
       problems.push_back(fmt::format("{}: {} in the checkpoint, {} in the model", destination.name,
                                      to_string(found->second.shape), to_string(destination.global_shape)));
-    } else if (found->second.dtype != destination.data.dtype()) {
+    } else if (!can_hold(destination.held(), found->second.dtype)) {
       problems.push_back(fmt::format("{}: {} in the checkpoint, {} in the model", destination.name,
-                                     name_of(found->second.dtype), name_of(destination.data.dtype())));
+                                     name_of(found->second.dtype),
+                                     name_of(stored_dtype(destination.held()))));
     }
   }
   for (const auto& [name, entry] : manifest_.tensors) {
@@ -125,22 +126,31 @@ void Load::plan_slice(const CheckpointTensor& destination, std::span<const Place
     if (!shared) continue;
     if (bytes.empty()) bytes = bytes_of(destination.name, entry, slice);
     copies_.push_back({&destination, part_of(place, *shared), bytes.data(),
-                       part_of(dense(slice.box), *shared), size_of(entry.dtype)});
+                       part_of(dense(slice.box), *shared), entry.dtype});
   }
 }
 
-// The copies to one destination follow each other.
+// The copies to one destination follow each other, and together they fill it.
 void Load::fill() const {
   Arena staging({}, MemoryTag::workspace);  // for what is in a device's memory
+  const auto on_host = [&](const Tensor& tensor) {
+    return !tensor.defined() || tensor.device().is_cpu() ? tensor
+                                                         : staging.tensor(tensor.dtype(), tensor.shape());
+  };
   for (std::size_t i = 0; i < copies_.size();) {
     const ArenaScope scope(staging);
-    const Tensor& data = copies_[i].destination->data;
-    const Tensor host = data.device().is_cpu() ? data : staging.tensor(data.dtype(), data.shape());
-    if (!data.device().is_cpu()) copy_across(data, host);
-    const CheckpointTensor* destination = copies_[i].destination;
-    for (; i < copies_.size() && copies_[i].destination == destination; ++i)
-      copy_box(host.raw(), copies_[i].to, copies_[i].from_memory, copies_[i].from, copies_[i].element);
-    if (!data.device().is_cpu()) copy_across(host, data);
+    const CheckpointTensor& destination = *copies_[i].destination;
+    const HeldElements host = {on_host(destination.data), on_host(destination.remainder)};
+    for (; i < copies_.size() && copies_[i].destination == &destination; ++i) {
+      const Copy& copy = copies_[i];
+      for_each_stretch(copy.to, copy.from, [&](std::int64_t to, std::int64_t from, std::int64_t n) {
+        take_elements(copy.stored, copy.from_memory + static_cast<std::size_t>(from) * size_of(copy.stored),
+                      host, to, n);
+      });
+    }
+    if (destination.data.device().is_cpu()) continue;
+    copy_across(host.data, destination.data);
+    if (host.remainder.defined()) copy_across(host.remainder, destination.remainder);
   }
 }
 

@@ -133,8 +133,12 @@ CheckpointManifest parse_document(json document) {
 
 void check_tensor(const CheckpointTensor& tensor) {
   const Shape& global = tensor.global_shape;
-  XMOE_CHECK(tensor.data.defined() && tensor.data.device().is_cpu(), "{}: a tensor in host memory expected",
-             tensor.name);
+  XMOE_CHECK(tensor.data.defined(), "{}: no tensor", tensor.name);
+  XMOE_CHECK(!tensor.remainder.defined() ||
+                 (tensor.data.dtype() == DType::bf16 && tensor.remainder.dtype() == DType::i16 &&
+                  tensor.remainder.numel() == tensor.data.numel()),
+             "{}: {} remainders beside {} values", tensor.name, tensor.remainder.numel(),
+             tensor.data.numel());
   for (int axis = 0; axis < global.rank(); ++axis) {
     for (const AxisRange& range : tensor.sharding.axes[static_cast<std::size_t>(axis)])
       XMOE_CHECK(range.begin >= 0 && range.size >= 0 && range.begin + range.size <= global[axis],

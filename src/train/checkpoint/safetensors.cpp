@@ -155,15 +155,16 @@ std::string header_of(std::span<const SafetensorsItem> items,
   std::set<std::string_view> names;
   std::uint64_t offset = 0;
   for (const auto& item : items) {
-    const auto& [name, data, place] = item;
-    XMOE_CHECK(data.defined(), "{}: no tensor", name);
+    const std::string& name = item.name;
+    XMOE_CHECK(item.held.data.defined(), "{}: no tensor", name);
     XMOE_CHECK(name != "__metadata__" && names.insert(name).second,
                "the name {} is not allowed or given twice", name);
     if (header.size() > 1) header += ',';
     json shape = json::array();
     for (int axis = 0; axis < item.shape().rank(); ++axis) shape.push_back(item.shape()[axis]);
-    header += fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":{},\"data_offsets\":[{},{}]}}", json(name).dump(),
-                          safetensors_name(data.dtype()), shape.dump(), offset, offset + item.bytes());
+    header +=
+        fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":{},\"data_offsets\":[{},{}]}}", json(name).dump(),
+                    safetensors_name(stored_dtype(item.held)), shape.dump(), offset, offset + item.bytes());
     offset += item.bytes();
   }
   header += '}';
@@ -265,20 +266,14 @@ WrittenFile write_safetensors(const std::filesystem::path& path, std::span<const
   const std::uint64_t length = header.size();
   put(&length, kLengthBytes);
   put(header.data(), header.size());
-  std::vector<std::byte> piece;  // of a device's memory
   for (const auto& item : items) {
-    const auto* data = static_cast<const std::byte*>(item.data.raw());
-    const Device& device = item.data.device();
-    if (!device.is_cpu()) piece.resize(kPieceBytes);
-    const std::size_t element = size_of(item.data.dtype());
+    ElementReader reader(item.held);
+    const auto piece = static_cast<std::int64_t>(kPieceBytes / size_of(stored_dtype(item.held)));
     for_each_stretch(item.place, dense(item.place.box),
                      [&](std::int64_t begin, std::int64_t, std::int64_t n) {
-                       const std::byte* stretch = data + static_cast<std::size_t>(begin) * element;
-                       const std::size_t bytes = static_cast<std::size_t>(n) * element;
-                       for (std::size_t done = 0; done < bytes; done += kPieceBytes) {
-                         const std::size_t size = std::min(kPieceBytes, bytes - done);
-                         if (!device.is_cpu()) device_copy(device, stretch + done, {}, piece.data(), size);
-                         put(device.is_cpu() ? stretch + done : piece.data(), size);
+                       for (std::int64_t done = 0; done < n; done += piece) {
+                         const auto bytes = reader.read(begin + done, std::min(piece, n - done));
+                         put(bytes.data(), bytes.size());
                        }
                      });
   }

@@ -16,6 +16,7 @@
 #include "device/arena.h"
 #include "device/tensor.h"
 #include "train/checkpoint/boxes.h"
+#include "train/checkpoint/elements.h"
 
 namespace xmoe {
 
@@ -45,16 +46,18 @@ class SafetensorsFile {
 
 struct SafetensorsItem {
   SafetensorsItem(std::string item_name, const Tensor& whole)
-      : name(std::move(item_name)), data(whole), place(dense(whole_box(whole.shape()))) {}
-  // Only the part of the tensor's memory that `item_place` is.
-  SafetensorsItem(std::string item_name, const Tensor& memory, const PlacedBox& item_place)
-      : name(std::move(item_name)), data(memory), place(item_place) {}
+      : name(std::move(item_name)), held{whole, {}}, place(dense(whole_box(whole.shape()))) {}
+  // Only the part of the memory that `item_place` is.
+  SafetensorsItem(std::string item_name, const HeldElements& memory, const PlacedBox& item_place)
+      : name(std::move(item_name)), held(memory), place(item_place) {}
 
   const Shape& shape() const { return place.box.extent; }
-  std::size_t bytes() const { return static_cast<std::size_t>(shape().numel()) * size_of(data.dtype()); }
+  std::size_t bytes() const {
+    return static_cast<std::size_t>(shape().numel()) * size_of(stored_dtype(held));
+  }
 
   std::string name;
-  Tensor data;
+  HeldElements held;
   PlacedBox place;
 };
 

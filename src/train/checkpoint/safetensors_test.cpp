@@ -68,10 +68,10 @@ TEST_F(Safetensors, RoundTripOfEveryDType) {
   for (const auto& item : items) {
     const auto* entry = file.find(item.name);
     ASSERT_NE(entry, nullptr) << item.name;
-    EXPECT_EQ(entry->dtype, item.data.dtype());
-    EXPECT_EQ(entry->shape, item.data.shape());
+    EXPECT_EQ(entry->dtype, item.held.data.dtype());
+    EXPECT_EQ(entry->shape, item.held.data.shape());
     const Tensor copy = file.read(item.name, arena);
-    EXPECT_TRUE(copy.bytes() == 0 || std::memcmp(copy.raw(), item.data.raw(), copy.bytes()) == 0);
+    EXPECT_TRUE(copy.bytes() == 0 || std::memcmp(copy.raw(), item.held.data.raw(), copy.bytes()) == 0);
   }
   EXPECT_EQ(file.find("other"), nullptr);
   EXPECT_THROW(file.read("other", arena), Error);
@@ -79,7 +79,7 @@ TEST_F(Safetensors, RoundTripOfEveryDType) {
   EXPECT_EQ((written.bytes -
              [&] {
                std::uint64_t bytes = 0;
-               for (const auto& item : items) bytes += item.data.bytes();
+               for (const auto& item : items) bytes += item.held.data.bytes();
                return bytes;
              }()) %
                 8,

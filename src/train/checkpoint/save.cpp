@@ -52,12 +52,12 @@ std::vector<std::size_t> tensors_to_write(std::span<const CheckpointTensor> tens
   }
   for (std::size_t r = 0; r < shared.size(); ++r) {
     std::stable_sort(shared[r].begin(), shared[r].end(),
-                     [&](auto a, auto b) { return tensors[a].data.bytes() > tensors[b].data.bytes(); });
+                     [&](auto a, auto b) { return tensors[a].stored_bytes() > tensors[b].stored_bytes(); });
     const Communicator& group = replicas(mesh, static_cast<Replication>(r));
     std::vector<std::size_t> load(static_cast<std::size_t>(group.size()), 0);
     for (const auto i : shared[r]) {
       const auto lightest = std::min_element(load.begin(), load.end());
-      *lightest += tensors[i].data.bytes();
+      *lightest += tensors[i].stored_bytes();
       if (lightest - load.begin() == group.rank()) mine.push_back(i);
     }
   }
@@ -176,11 +176,12 @@ CheckpointManifest Save::write_shard(std::span<const CheckpointTensor> tensors,
     const auto& tensor = tensors[i];
     auto& entry =
         part.tensors
-            .try_emplace(tensor.name, CheckpointManifest::Entry{tensor.data.dtype(), tensor.global_shape, {}})
+            .try_emplace(tensor.name,
+                         CheckpointManifest::Entry{stored_dtype(tensor.held()), tensor.global_shape, {}})
             .first->second;
     for (const auto& placed : boxes_of_run(tensor.global_shape, tensor.sharding, tensor.begin,
                                            tensor.begin + tensor.data.numel())) {
-      items.push_back({name_of_box(tensor.name, placed.box, tensor.global_shape), tensor.data, placed});
+      items.push_back({name_of_box(tensor.name, placed.box, tensor.global_shape), tensor.held(), placed});
       entry.slices.push_back({0, placed.box});
     }
   }
@@ -243,7 +244,7 @@ void Save::run(std::span<const CheckpointTensor> tensors, const std::string& sta
   const auto mine = tensors_to_write(tensors, mesh_);
   const auto bytes =
       std::accumulate(mine.begin(), mine.end(), std::size_t{0},
-                      [&](std::size_t sum, std::size_t i) { return sum + tensors[i].data.bytes(); });
+                      [&](std::size_t sum, std::size_t i) { return sum + tensors[i].stored_bytes(); });
   needed_ = static_cast<std::uint64_t>(world_.all_reduce(static_cast<std::int64_t>(bytes), ReduceOp::sum));
   step([&] {
     if (first()) prepare_directory();
