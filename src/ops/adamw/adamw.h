@@ -7,8 +7,8 @@
 //
 // Moments in bf16 are widened, updated and used in f32, and rounded by chance when they are written, each to
 // one of its two neighbours with the number itself as the mean. Rounded to nearest they would stand still:
-// one step moves the second moment by 1 - b2 of it at most while b2 near 1 needs less than half a unit in the
-// last place. The random bits are a function of (rounding_key, first_element + index) alone.
+// with b2 = 0.999 a step moves the second moment by a thousandth or so, and half a unit of bf16 is two to
+// four. The random bits are a function of (rounding_key, first_element + index) alone.
 #pragma once
 
 #include <cstdint>
