@@ -104,17 +104,17 @@ class Plan {
     const std::int64_t width = c_.moe.shared_ffn_hidden;
     return width == 0 ? 0 : Bytes{}.add(dtype_, own_ * preactivation_width(c_.moe.activation, width)).total;
   }
-  // Logits, choice, and the plans of all chunks: to send, combine_index, and three arrays of rows.
+  // Logits, choice, and the plans of all chunks: combine_index, and arrays of rows (source and weights; with
+  // several ranks also tokens and destination).
   std::size_t routing_kept() const {
     const RouterConfig& r = c_.moe.router;
     const std::int64_t chunks = c_.moe.overlap_chunks;
-    const std::int64_t sent = padded_ ? rows_ : travelling();
+    const std::int64_t arrays = padded_ ? 3 : ep_ == 1 ? 2 : 4;
     return Bytes{}
         .add(DType::f32, own_ * r.experts)
         .add(DType::i32, own_ * r.top_k)
         .add(DType::i32, ceil_div(routed_ * r.top_k, chunks), chunks)
-        .add(DType::i32, ceil_div(sent, chunks), padded_ ? chunks : 2 * chunks)
-        .add(DType::i32, ceil_div(rows_, chunks), padded_ ? 2 * chunks : 3 * chunks)
+        .add(DType::i32, ceil_div(rows_, chunks), arrays * chunks)
         .total;
   }
   std::size_t experts_kept() const {
