@@ -24,7 +24,7 @@ namespace xmoe::gpu {
 
 using Status = XMOE_GPU_NAME(Error_t);
 using Stream = XMOE_GPU_NAME(Stream_t);
-using Event = XMOE_GPU_NAME(Event_t);
+using EventHandle = XMOE_GPU_NAME(Event_t);
 using Grid = dim3;
 using Block = dim3;
 

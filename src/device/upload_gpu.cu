@@ -14,13 +14,13 @@ constexpr std::size_t kAlignment = 256;
 
 }  // namespace
 
-Event Uploads::new_event() {
+EventHandle Uploads::new_event() {
   if (!idle_.empty()) {
-    const Event event = idle_.back();
+    const EventHandle event = idle_.back();
     idle_.pop_back();
     return event;
   }
-  Event event = nullptr;
+  EventHandle event = nullptr;
   check(XMOE_GPU_NAME(EventCreateWithFlags)(&event, XMOE_GPU_NAME(EventDisableTiming)), "creating an event");
   return event;
 }
@@ -28,7 +28,7 @@ Event Uploads::new_event() {
 // Pieces follow each other around the ring, so that those in the way are the oldest.
 void Uploads::make_room(std::size_t begin, std::size_t end) {
   while (!pieces_.empty() && pieces_.front().begin < end && begin < pieces_.front().end) {
-    const Event fetched = pieces_.front().fetched;
+    const EventHandle fetched = pieces_.front().fetched;
     check(XMOE_GPU_NAME(EventSynchronize)(fetched), "waiting for a copy to the GPU");
     idle_.push_back(fetched);
     pieces_.pop_front();
@@ -51,7 +51,7 @@ void Uploads::queue(const void* from, void* to, std::size_t bytes, Stream stream
     check(XMOE_GPU_NAME(MemcpyAsync)(static_cast<std::byte*>(to) + done, ring_ + next_, size,
                                      XMOE_GPU_NAME(MemcpyHostToDevice), stream),
           "copying memory");
-    const Event fetched = new_event();
+    const EventHandle fetched = new_event();
     check(XMOE_GPU_NAME(EventRecord)(fetched, stream), "recording an event");
     pieces_.push_back({next_, end, fetched});
     next_ = end;

@@ -19,15 +19,15 @@ class Uploads {
  private:
   struct Piece {
     std::size_t begin, end;  // in the ring
-    Event fetched;
+    EventHandle fetched;
   };
   void make_room(std::size_t begin, std::size_t end);
-  Event new_event();
+  EventHandle new_event();
 
   std::byte* ring_ = nullptr;  // pinned, for the life of the process
   std::size_t next_ = 0;
   std::deque<Piece> pieces_;  // oldest first
-  std::vector<Event> idle_;   // events to be used again
+  std::vector<EventHandle> idle_;   // events to be used again
 };
 
 }  // namespace xmoe::gpu
