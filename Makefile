@@ -6,7 +6,8 @@ CUDA := build-cuda
 JOBS ?= $(shell nproc)
 CMAKE_FLAGS ?=
 # Ops that have kernels.
-GPU_BENCHMARKS := adamw attention cross_entropy elementwise embedding gather gemm norm reduce rope routing
+GPU_BENCHMARKS := adamw attention cross_entropy elementwise embedding gather gemm moe_layer norm pft \
+  reduce rope router routing runs
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo test bench bench-cluster sanitize cuda test-cuda bench-cuda lint clean

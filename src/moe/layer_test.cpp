@@ -21,7 +21,8 @@ constexpr std::int64_t kExperts = 20;
 struct LayerRun {
   LayerRun(const MoeConfig& config, const MoeRecompute& recompute, DType dtype, const Device& device,
            MoePass pass = MoePass::training)
-      : memory(device, MemoryTag::parameters),
+      : self(make_self_communicator("world", device)),
+        memory(device, MemoryTag::parameters),
         saved(device, MemoryTag::saved),
         workspace(device, MemoryTag::workspace) {
     const std::int64_t width = preactivation_width(config.activation, kFfn);
@@ -50,7 +51,7 @@ struct LayerRun {
     return {filled(name, shape, dtype, 0.2), memory.zeros(DType::f32, shape)};
   }
 
-  std::unique_ptr<Communicator> self = make_self_communicator();
+  std::unique_ptr<Communicator> self;
   Mesh mesh{*self, 1};
   Arena memory, saved, workspace;
   MoeWeights w;

@@ -163,7 +163,7 @@ class Parity : public testing::TestWithParam<std::tuple<std::string, Device>> {
   }
 
   Golden golden{std::filesystem::path(XMOE_PARITY_DIR) / (std::get<0>(GetParam()) + ".safetensors")};
-  std::unique_ptr<Communicator> world = make_self_communicator();
+  std::unique_ptr<Communicator> world = make_self_communicator("world", device());
   Mesh mesh{*world, 1};
   std::optional<Transformer> model;
   std::int64_t batch = 0;
