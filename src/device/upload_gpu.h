@@ -26,8 +26,8 @@ class Uploads {
 
   std::byte* ring_ = nullptr;  // pinned, for the life of the process
   std::size_t next_ = 0;
-  std::deque<Piece> pieces_;  // oldest first
-  std::vector<EventHandle> idle_;   // events to be used again
+  std::deque<Piece> pieces_;       // oldest first
+  std::vector<EventHandle> idle_;  // events to be used again
 };
 
 }  // namespace xmoe::gpu
