@@ -30,7 +30,6 @@ class Plan {
         tp_(placement.tensor_size),
         ep_(placement.expert_size),
         ted_(placement.expert_tensor && tp_ > 1),
-        batch_(micro_batch),
         all_(micro_batch * config.seq_length),
         own_(all_ / tp_) {
     // Tokens that a layer routes together, and the rows that they make.
@@ -191,7 +190,6 @@ class Plan {
   bool gpu_;
   std::int64_t tp_, ep_;
   bool ted_;
-  std::int64_t batch_;
   std::int64_t all_, own_;  // tokens of the micro-batch, and those of a rank between blocks
   std::int64_t routed_ = 0;
   std::int64_t rows_ = 0;  // of a layer's experts on this rank

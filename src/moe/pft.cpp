@@ -24,8 +24,7 @@ void drop_over_capacity(std::int64_t capacity, std::int64_t assignments, const s
   const auto weight = [weights](std::int32_t a) {
     return std::isnan(weights[a]) ? -std::numeric_limits<float>::infinity() : weights[a];
   };
-  for (std::size_t e = 0; e < over.size(); ++e) {
-    auto& list = over[e];
+  for (auto& list : over) {
     if (list.empty()) continue;
     std::nth_element(list.begin(), list.begin() + capacity, list.end(), [&](std::int32_t a, std::int32_t b) {
       const float wa = weight(a);

@@ -83,7 +83,8 @@ __device__ void add_sums(const WeightProductParameters& p, const float (&sums)[k
   }
 }
 
-__device__ void multiply_tiles(const WeightProductParameters& p, Ring ring) {
+// Unused in the code for other GPUs, where the kernel is empty.
+[[maybe_unused]] __device__ void multiply_tiles(const WeightProductParameters& p, Ring ring) {
   const int consumer = static_cast<int>(threadIdx.x) / kWarpgroup - 1;
   TileWalk walk(p.experts, p.column_blocks);
   Tile tile;
