@@ -6,7 +6,7 @@ CUDA := build-cuda
 JOBS ?= $(shell nproc)
 CMAKE_FLAGS ?=
 # Ops that have kernels.
-GPU_BENCHMARKS := adamw attention cross_entropy elementwise embedding gather gemm moe_layer norm pft \
+GPU_BENCHMARKS := adamw attention cross_entropy elementwise embedding gather gemm grouped_mlp moe_layer norm pft \
   reduce rope router routing runs
 
 .DEFAULT_GOAL := help
@@ -65,7 +65,7 @@ bench-cuda: cuda  ## measure the kernels against copies within the GPU and the v
 lint:  ## check format, clang-tidy and the rules of the house
 	tools/install_dependencies.sh build test lint
 	cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
-	tools/lint.sh $(BUILD)
+	tools/lint.sh $(BUILD) $(wildcard $(CUDA))
 
 clean:  ## remove what was built; demo/ stays
 	rm -rf $(BUILD) $(SANITIZED) $(CUDA)
