@@ -55,7 +55,7 @@ cuda:  ## build build-cuda/xmoe, which runs on NVIDIA GPUs too (needs the CUDA t
 	cmake --build $(CUDA) --target xmoe -j $(JOBS)
 
 test-cuda: cuda  ## run the tests that use a GPU; fails where there is none
-	cmake --build $(CUDA) --target unit_tests distributed_collectives_test killed_collective -j $(JOBS)
+	cmake --build $(CUDA) --target unit_tests distributed_collectives_test distributed_test killed_collective -j $(JOBS)
 	XMOE_REQUIRE_GPU=1 tools/run_tests.sh $(CUDA) -R '[/_]gpu$$' --no-tests=error
 
 bench-cuda: cuda  ## measure the kernels against copies within the GPU and the vendor's products; writes build-cuda/bench.json
