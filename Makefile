@@ -59,7 +59,7 @@ test-cuda: cuda  ## run the tests that use a GPU; fails where there is none
 	XMOE_REQUIRE_GPU=1 tools/run_tests.sh $(CUDA) -R '[/_]gpu$$' --no-tests=error
 
 bench-cuda: cuda  ## measure the kernels against copies within the GPU and the vendor's products; writes build-cuda/bench.json
-	cmake --build $(CUDA) --target xmoe_bench -j $(JOBS)
+	cmake --build $(CUDA) --target xmoe_bench xmoe_gpu_timeline -j $(JOBS)
 	$(CUDA)/xmoe_bench --device gpu --json $(CUDA)/bench.json $(GPU_BENCHMARKS)
 
 lint:  ## check format, clang-tidy and the rules of the house
