@@ -20,6 +20,12 @@ inline constexpr bool kGpuBuilt = true;
 #else
 inline constexpr bool kGpuBuilt = false;
 #endif
+// Whether its GPU is emulated on the host, for tests.
+#ifdef XMOE_GPU_EMULATED
+inline constexpr bool kGpuEmulated = true;
+#else
+inline constexpr bool kGpuEmulated = false;
+#endif
 
 struct Device {
   enum class Kind : std::uint8_t { cpu, gpu };
