@@ -13,20 +13,6 @@
 
 namespace xmoe {
 
-// Whether this binary holds the GPU's half. Ops choose by `if constexpr`: a call in the branch that is not
-// taken needs no definition.
-#ifdef XMOE_GPU_BUILT
-inline constexpr bool kGpuBuilt = true;
-#else
-inline constexpr bool kGpuBuilt = false;
-#endif
-// Whether its GPU is emulated on the host, for tests.
-#ifdef XMOE_GPU_EMULATED
-inline constexpr bool kGpuEmulated = true;
-#else
-inline constexpr bool kGpuEmulated = false;
-#endif
-
 struct Device {
   enum class Kind : std::uint8_t { cpu, gpu };
   Kind kind = Kind::cpu;

@@ -1,5 +1,6 @@
 #include "ops/elementwise/elementwise.h"
 
+#include "device/gpu_built.h"
 #include "ops/elementwise/elementwise_cpu.h"
 #include "ops/elementwise/elementwise_gpu.h"
 
