@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(XMOE_ADDRESS_SANITIZED)
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -53,7 +53,7 @@ thread_local Fiber* reached = nullptr;  // by it
 
 }  // namespace
 
-Fiber::Fiber(void (*run)()) {
+Fiber::Fiber(void (*run)(), std::size_t number) {
   mapping_ = ::mmap(nullptr, kPage + kStackBytes, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (mapping_ == MAP_FAILED) fail("no memory for the stack of a thread of the emulated GPU");
@@ -61,7 +61,9 @@ Fiber::Fiber(void (*run)()) {
   bottom_ = static_cast<std::byte*>(mapping_) + kPage;
   size_ = kStackBytes;
   // As if run() had been left right before its first instruction, called from nowhere.
-  auto* top = reinterpret_cast<std::uintptr_t*>(static_cast<std::byte*>(mapping_) + kPage + kStackBytes);
+  constexpr std::size_t kStep = 320;  // some lines of the cache
+  auto* top = reinterpret_cast<std::uintptr_t*>(static_cast<std::byte*>(mapping_) + kPage + kStackBytes -
+                                                number * kStep % kPage);
   *--top = 0;
   *--top = reinterpret_cast<std::uintptr_t>(run);
   for (int i = 0; i < kSavedRegisters; ++i) *--top = 0;
@@ -75,7 +77,7 @@ Fiber::~Fiber() {
 void Fiber::switch_to(Fiber& other) {
   left = this;
   reached = &other;
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(XMOE_ADDRESS_SANITIZED)
   __sanitizer_start_switch_fiber(&shadow_, other.bottom_, other.size_);
 #endif
   xmoe_switch_stack(&stack_pointer_, other.stack_pointer_);
@@ -83,7 +85,7 @@ void Fiber::switch_to(Fiber& other) {
 }
 
 void Fiber::begin() {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(XMOE_ADDRESS_SANITIZED)
   // Of a thread's own stack the sanitizer alone knows the bounds.
   __sanitizer_finish_switch_fiber(reached->shadow_, &left->bottom_, &left->size_);
 #endif

@@ -10,8 +10,9 @@ namespace xmoe::gpu::emulated {
 class Fiber {
  public:
   Fiber() = default;
-  // Calls run() when it is first switched to. It must never return.
-  explicit Fiber(void (*run)());
+  // Calls run() when it is first switched to. It must never return. Stacks of different `number` begin at
+  // different places of a page, so that they do not fight for the same lines of the cache.
+  Fiber(void (*run)(), std::size_t number);
   ~Fiber();
   Fiber(const Fiber&) = delete;
   Fiber& operator=(const Fiber&) = delete;

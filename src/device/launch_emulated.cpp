@@ -1,5 +1,5 @@
 // Runs kernels block by block. The threads of a block take turns on one thread of the system, each on a stack
-// of its own: one runs until it waits for others, then one that can go on, chosen by lot. Whoever finds the
+// of its own: one runs until it waits for others, then one that can go on, drawn by lot. Whoever finds the
 // last of those that it waits for arrived lets all go on. A thread that ends without having waited leaves its
 // stack to the next, so that kernels without barriers switch no stacks.
 #include <dlfcn.h>
@@ -15,7 +15,7 @@
 #include "device/fill_emulated.h"
 #include "device/gpu.h"
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(XMOE_ADDRESS_SANITIZED)
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -66,7 +66,7 @@ std::string to_string(const Thread& thread) {
 }
 
 std::string name_of(const void* kernel) {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(XMOE_ADDRESS_SANITIZED)
   char name[1024] = {};
   // It takes addresses to return to, and names what lies before them.
   __sanitizer_symbolize_pc(static_cast<std::byte*>(const_cast<void*>(kernel)) + 1, "%f", name, sizeof name);
@@ -82,6 +82,7 @@ std::string name_of(const void* kernel) {
 // Numbers that differ from launch to launch and are the same in every run of the program.
 class Lot {
  public:
+  // `count` below 2^32.
   std::size_t below(std::size_t count) {
     constexpr int kShiftA = 13;
     constexpr int kShiftB = 7;
@@ -89,7 +90,8 @@ class Lot {
     state_ ^= state_ << kShiftA;
     state_ ^= state_ >> kShiftB;
     state_ ^= state_ << kShiftC;
-    return state_ % count;
+    constexpr int kHalf = 32;
+    return (state_ >> kHalf) * count >> kHalf;
   }
 
  private:
@@ -107,7 +109,7 @@ class Machine {
     fill_unwritten(shared_, shared_bytes);
     fill_unwritten(__start_xmoe_shared, static_cast<std::size_t>(__stop_xmoe_shared - __start_xmoe_shared));
     const std::uint64_t blocks = std::uint64_t{gridDim.x} * gridDim.y * gridDim.z;
-    const std::uint64_t first = lot_.below(blocks);
+    const std::uint64_t first = lot_.below(std::min<std::uint64_t>(blocks, std::uint32_t{0xffffffff}));
     const std::uint64_t step = lot_.below(2) == 0 ? 1 : blocks - 1;
     std::uint64_t block = first;
     do {
@@ -151,10 +153,10 @@ class Machine {
     for (std::size_t i = 0; i < threads_.size(); ++i) {
       const auto n = static_cast<unsigned>(i);
       threads_[i].index = {n % blockDim.x, n / blockDim.x % blockDim.y, n / blockDim.x / blockDim.y};
-      runnable_.push_back(i);
     }
     in_warp_.assign((threads_.size() + kWarpSize - 1) / kWarpSize, 0);
     at_barrier_ = 0;
+    release_all();
     go_on(host_);
     for (const Thread& thread : threads_)
       if (thread.wait != Wait::ended) fail_block();
@@ -185,7 +187,14 @@ class Machine {
     for (const Thread& t : threads_)
       if (t.where.line() != where.line() || t.where.column() != where.column()) return;
     at_barrier_ = 0;
-    for (std::size_t i = 0; i < threads_.size(); ++i) release(i);
+    release_all();
+  }
+
+  // Warp by warp, from one that is drawn by lot.
+  void release_all() {
+    const std::size_t first = lot_.below(in_warp_.size()) * kWarpSize;
+    for (std::size_t i = 0; i < threads_.size(); ++i)
+      release(i + first < threads_.size() ? i + first : i + first - threads_.size());
   }
 
   void release_warp(std::size_t warp) {
@@ -207,9 +216,11 @@ class Machine {
     }
   }
 
-  // The thread that runs next, chosen by lot.
+  // The thread that runs next: by lot of those that could go on last. These are mostly of one warp, so that
+  // one runs ahead of the others, and its stacks are still in the cache.
   Thread& draw() {
-    std::swap(runnable_[lot_.below(runnable_.size())], runnable_.back());
+    const std::size_t among = std::min<std::size_t>(kWarpSize, runnable_.size());
+    std::swap(runnable_[runnable_.size() - 1 - lot_.below(among)], runnable_.back());
     running_ = runnable_.back();
     runnable_.pop_back();
     Thread& thread = threads_[running_];
@@ -230,7 +241,8 @@ class Machine {
   }
 
   Fiber* idle_fiber() {
-    if (idle_.empty()) return fibers_.emplace_back(std::make_unique<Fiber>(&Machine::run_threads)).get();
+    if (idle_.empty())
+      return fibers_.emplace_back(std::make_unique<Fiber>(&Machine::run_threads, fibers_.size())).get();
     Fiber* fiber = idle_.back();
     idle_.pop_back();
     return fiber;

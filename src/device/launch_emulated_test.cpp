@@ -165,7 +165,7 @@ TEST(EmulatedLaunch, ThreadsThatDoNotWaitTogetherAreNamed) {
   expect(mixed_kernel, Block(kThreads), {"waits in a ballot", "waits at a barrier of its warp"});
   expect(shuffles_kernel, Block(kWarpSize / 2), {"waits in a shuffle by"});  // with lanes that are not there
   EXPECT_EQ(error_of(shuffles_kernel, Block(kWarpSize)), "");  // and all goes on behind an error
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(XMOE_ADDRESS_SANITIZED)
   expect(ends_early_kernel, Block(kThreads), {"ends_early_kernel"});
 #else
   expect(ends_early_kernel, Block(kThreads), {"addr2line"});
@@ -176,7 +176,7 @@ TEST(EmulatedLaunch, WhatNoGpuLaunchesIsRefused) {
   EXPECT_NE(error_of(shuffles_kernel, Block(2048)).find("more than every GPU can launch"), std::string::npos);
 }
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(XMOE_ADDRESS_SANITIZED)
 __global__ void beyond_kernel(const int* from, int* to, int at) { to[0] = from[at]; }
 __global__ void beyond_shared_kernel(int* to, int at) {
   __shared__ int held[4];

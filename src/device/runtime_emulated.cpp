@@ -6,7 +6,7 @@
 #include "device/fill_emulated.h"
 #include "device/gpu_emulated.h"
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(XMOE_ADDRESS_SANITIZED)
 #include <sanitizer/lsan_interface.h>
 #endif
 
@@ -52,7 +52,7 @@ emulatedError_t emulatedMalloc(void** data, std::size_t bytes) {
 
 emulatedError_t emulatedHostAlloc(void** data, std::size_t bytes, emulatedFlags) {
   if (::posix_memalign(data, kAlignment, bytes) != 0) return emulatedErrorMemoryAllocation;
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(XMOE_ADDRESS_SANITIZED)
   __lsan_ignore_object(*data);  // pinned memory may live as long as the process
 #endif
   return emulatedSuccess;

@@ -125,6 +125,7 @@ TEST_P(CrossEntropy, ChunksAddUp) {
 }
 
 TEST_P(CrossEntropy, NeverHoldsAllLogits) {
+  if (is_emulated(device())) GTEST_SKIP() << "what a GPU holds at a time would take minutes to emulate";
   const CrossEntropyShape s =
       device().is_cpu()
           ? CrossEntropyShape{.tokens = 2048, .hidden = 2, .vocabulary = 16384, .rows = 16384}
@@ -178,7 +179,8 @@ TEST_P(GpuCrossEntropy, ChunksAddUp) {
 
 // Vocabularies beyond a block's threads, whose rows are read by wide accesses and by narrow ones.
 TEST_P(GpuCrossEntropy, AgreesWithTheCpu) {
-  for (const std::int64_t rows : {20'000, 20'001})
+  const std::int64_t vocabulary = is_emulated(device()) ? 9'000 : 20'000;
+  for (const std::int64_t rows : {vocabulary, vocabulary + 1})
     for (const DType dtype : {DType::f32, DType::bf16})
       EXPECT_OK(check_against_cpu(
           cross_entropy_case({.tokens = 37, .hidden = 16, .vocabulary = rows, .rows = rows}), dtype,
