@@ -184,13 +184,17 @@ __global__ void beyond_shared_kernel(int* to, int at) {
   __syncthreads();
   to[threadIdx.x] = held[at];
 }
+__global__ void wide_kernel(const int* from, uint4* to) { *to = *reinterpret_cast<const uint4*>(from); }
 
-TEST(EmulatedLaunchDeathTest, AccessesBeyondMemoryEndTheProgram) {
+TEST(EmulatedLaunchDeathTest, WrongAccessesEndTheProgram) {
+  uint4 wide{};
   auto* data = static_cast<int*>(device_allocate(kGpu, 4 * sizeof(int)));
   EXPECT_DEATH(run(beyond_kernel, Grid(1), Block(1), 0, data, data, 4), "heap-buffer-overflow");
   EXPECT_DEATH(run(beyond_shared_kernel, Grid(1), Block(4), 0, data, 4),
                "global-buffer-overflow|out of bounds");
   run(beyond_kernel, Grid(1), Block(1), 0, data, data, 3);
+  EXPECT_DEATH(run(wide_kernel, Grid(1), Block(1), 0, data + 1, &wide), "misaligned address");
+  run(wide_kernel, Grid(1), Block(1), 0, data, &wide);
   device_free(kGpu, data);
 }
 #endif

@@ -211,8 +211,8 @@ Comparison check_forward(const OpCase& op, DType compute, const Device& device) 
 }
 
 Comparison check_backward(const OpCase& op, DType compute, const Device& device) {
-  // Finite differences take minutes under sanitizers. The same program takes those of the CPU, which are enough
-  // for an emulated GPU.
+  // Finite differences take minutes under sanitizers. The same program takes those of the CPU, which are
+  // enough for an emulated GPU.
   if (is_emulated(device)) return check_against_cpu(op, compute, device);
   OpRun run(op, compute, device);
   run.forward();
