@@ -174,8 +174,9 @@ TEST_P(GpuCrossEntropy, ChunksAddUp) {
     EXPECT_OK(compare(run.out[0], to_doubles(expected.out[0]), tolerance_for(DType::f32, 24), "losses"));
     EXPECT_OK(compare(run.d_in[0], to_doubles(expected.d_in[0]), tolerance_for(dtype, 515), "dx"));
     EXPECT_OK(compare(run.d_in[1], to_doubles(expected.d_in[1]), tolerance_for(DType::f32, 600), "dw"));
-    if (dtype == DType::bf16)  // in f32 they lie where the logits do, which forward holds in whole
+    if (dtype == DType::bf16) {  // in f32 they lie where the logits do, which forward holds in whole
       EXPECT_LT(run.context().workspace.high_water(), expected.context().workspace.high_water());
+    }
   }
 }
 
