@@ -85,13 +85,8 @@ Facts facts(int index) {
     f.error = XMOE_GPU_NAME(GetErrorString)(status);
   }
   if (status == XMOE_GPU_NAME(Success) && 0 <= index && index < f.gpus) {
-#if defined(__HIP_PLATFORM_AMD__)
-    f.capability_major = attribute(hipDeviceAttributeComputeCapabilityMajor, index);
-    f.capability_minor = attribute(hipDeviceAttributeComputeCapabilityMinor, index);
-#else
-    f.capability_major = attribute(cudaDevAttrComputeCapabilityMajor, index);
-    f.capability_minor = attribute(cudaDevAttrComputeCapabilityMinor, index);
-#endif
+    f.capability_major = attribute(kCapabilityMajor, index);
+    f.capability_minor = attribute(kCapabilityMinor, index);
   }
   return f;
 }
@@ -100,23 +95,6 @@ Stream stream(const Device& device) { return state(device.index).stream; }
 
 FaultReport::FaultReport(const Device& device, const FaultKind& kind)
     : slot_(state(device.index).fault), kind_(reinterpret_cast<unsigned long long>(&kind)) {}
-
-void launch_checked(const void* kernel, Grid grid, Block block, void** arguments, std::size_t shared_bytes,
-                    Stream stream) {
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-  constexpr std::size_t kGranted = 48 << 10;  // dynamic shared memory that need not be asked for
-  if (shared_bytes > kGranted)
-    check(XMOE_GPU_NAME(FuncSetAttribute)(kernel, XMOE_GPU_NAME(FuncAttributeMaxDynamicSharedMemorySize),
-                                          static_cast<int>(shared_bytes)),
-          "asking for shared memory");
-  const Status status = XMOE_GPU_NAME(LaunchKernel)(kernel, grid, block, arguments, shared_bytes, stream);
-  if (status == XMOE_GPU_NAME(Success)) return;
-  check(status,
-        fmt::format("launching a kernel on a grid of {} x {} x {} blocks of {} x {} x {} threads with {} "
-                    "bytes of shared memory",
-                    grid.x, grid.y, grid.z, block.x, block.y, block.z, shared_bytes)
-            .c_str());
-}
 
 DeviceMemory memory(const Device& device) {
   state(device.index);

@@ -1,8 +1,12 @@
 // The vendor's runtime under this project's names, and what every kernel needs: the launch, the warp, faults.
-// Included by *_gpu.cu only. One source serves CUDA and HIP, whose names differ in the prefix.
+// Included by *_gpu.cu only. One source serves CUDA and HIP, whose names differ in the prefix, and the GPU
+// that is emulated on the host.
 #pragma once
 
-#if defined(__HIP_PLATFORM_AMD__)
+#if defined(XMOE_GPU_EMULATED)
+#include "device/gpu_emulated.h"
+#define XMOE_GPU_NAME(name) emulated##name
+#elif defined(__HIP_PLATFORM_AMD__)
 #include <hip/hip_bf16.h>
 #include <hip/hip_runtime.h>
 #define XMOE_GPU_NAME(name) hip##name
@@ -14,6 +18,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <tuple>
 #include <utility>
 
@@ -28,10 +33,18 @@ using EventHandle = XMOE_GPU_NAME(Event_t);
 using Grid = dim3;
 using Block = dim3;
 
-#if defined(__HIP_PLATFORM_AMD__)
+#if defined(XMOE_GPU_EMULATED)
+inline constexpr int kWarpSize = XMOE_EMULATED_WARP;
+inline constexpr auto kCapabilityMajor = emulatedCapabilityMajor;
+inline constexpr auto kCapabilityMinor = emulatedCapabilityMinor;
+#elif defined(__HIP_PLATFORM_AMD__)
 inline constexpr int kWarpSize = 64;  // gfx90a
+inline constexpr auto kCapabilityMajor = hipDeviceAttributeComputeCapabilityMajor;
+inline constexpr auto kCapabilityMinor = hipDeviceAttributeComputeCapabilityMinor;
 #else
 inline constexpr int kWarpSize = 32;
+inline constexpr auto kCapabilityMajor = cudaDevAttrComputeCapabilityMajor;
+inline constexpr auto kCapabilityMinor = cudaDevAttrComputeCapabilityMinor;
 #endif
 
 // Throws Error with the vendor's name of the error and `what` was done.
@@ -68,6 +81,7 @@ class FaultReport {
   unsigned long long kind_;
 };
 
+// Of kernels on a GPU; the emulation has a launch of its own.
 void launch_checked(const void* kernel, Grid grid, Block block, void** arguments, std::size_t shared_bytes,
                     Stream stream);
 
@@ -77,12 +91,29 @@ void launch(void (*kernel)(Parameters...), Grid grid, Block block, std::size_t s
             Arguments&&... arguments) {
   static_assert(sizeof...(Parameters) == sizeof...(Arguments));
   std::tuple<Parameters...> values(std::forward<Arguments>(arguments)...);
+#if defined(XMOE_GPU_EMULATED)
+  static_cast<void>(stream);
+  emulated::launch(reinterpret_cast<const void*>(kernel), grid, block, shared_bytes,
+                   [&] { std::apply(kernel, values); });
+#else
   std::apply(
       [&](auto&... value) {
         void* pointers[] = {static_cast<void*>(&value)...};
         launch_checked(reinterpret_cast<const void*>(kernel), grid, block, pointers, shared_bytes, stream);
       },
       values);
+#endif
+}
+
+// The shared memory that the launch asked for, aligned for the widest accesses.
+template <typename T>
+__device__ T* dynamic_shared() {
+#if defined(XMOE_GPU_EMULATED)
+  return static_cast<T*>(emulated::dynamic_shared());
+#else
+  extern __shared__ __align__(16) unsigned char xmoe_dynamic_shared[];
+  return reinterpret_cast<T*>(xmoe_dynamic_shared);
+#endif
 }
 
 __device__ inline float to_float(float x) { return x; }
@@ -100,7 +131,13 @@ __device__ inline unsigned round_pair(float first, float second) {
 
 template <typename T>
 __device__ T shuffle_xor(T value, int lane_mask) {
-#if defined(__HIP_PLATFORM_AMD__)
+#if defined(XMOE_GPU_EMULATED)
+  std::uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof value);
+  bits = emulated::shuffle_xor(bits, lane_mask);
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+#elif defined(__HIP_PLATFORM_AMD__)
   return __shfl_xor(value, lane_mask);
 #else
   return __shfl_xor_sync(0xffffffffU, value, lane_mask);
@@ -109,7 +146,9 @@ __device__ T shuffle_xor(T value, int lane_mask) {
 
 // A bit for each lane of the warp whose predicate holds; all its lanes call it together.
 __device__ inline unsigned long long ballot(bool predicate) {
-#if defined(__HIP_PLATFORM_AMD__)
+#if defined(XMOE_GPU_EMULATED)
+  return emulated::ballot(predicate);
+#elif defined(__HIP_PLATFORM_AMD__)
   return __ballot(predicate);
 #else
   return __ballot_sync(0xffffffffU, predicate);
@@ -118,7 +157,9 @@ __device__ inline unsigned long long ballot(bool predicate) {
 
 // What lanes of the warp wrote before it, the others may read behind it.
 __device__ inline void warp_barrier() {
-#if defined(__HIP_PLATFORM_AMD__)
+#if defined(XMOE_GPU_EMULATED)
+  emulated::warp_barrier();
+#elif defined(__HIP_PLATFORM_AMD__)
   __threadfence_block();
   __builtin_amdgcn_wave_barrier();
 #else

@@ -12,5 +12,7 @@
 namespace xmoe {
 
 inline constexpr bool kGpuBuilt = XMOE_GPU_BUILT != 0;
+// Its GPU is emulated on the host, for tests.
+inline constexpr bool kGpuEmulated = XMOE_GPU_BUILT == 2;
 
 }  // namespace xmoe

@@ -80,7 +80,7 @@ __device__ T exclusive_scan(T* data, std::int64_t count, T* sums) {
 
 // Grid: blocks of the sorting. Shared memory: E counters.
 __global__ void count_kernel(Sorting s, FaultReport no_such_expert) {
-  extern __shared__ std::int32_t counters[];
+  std::int32_t* counters = dynamic_shared<std::int32_t>();
   for (int e = static_cast<int>(threadIdx.x); e < s.experts; e += static_cast<int>(blockDim.x))
     counters[e] = 0;
   __syncthreads();
@@ -117,7 +117,7 @@ __device__ void first_rows(const Sorting& s, std::int32_t* begin, std::int32_t* 
 // Calls store(assignment, row). Grid: blocks of the sorting. Shared memory: E counters, and E for each warp.
 template <typename Store>
 __global__ void place_kernel(Sorting s, Store store) {
-  extern __shared__ std::int32_t counters[];
+  std::int32_t* counters = dynamic_shared<std::int32_t>();
   __shared__ std::int32_t sums[kMostWarps * kWarpSize];
   std::int32_t* begin = counters;
   const int warps = static_cast<int>(blockDim.x) / kWarpSize;

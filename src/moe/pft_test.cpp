@@ -143,6 +143,8 @@ Routing random_routing(std::uint64_t seed, std::int64_t tokens, std::int64_t top
 }
 
 TEST_P(Pfts, EqualTheDefinitionOnRandomRoutings) {
+  std::vector<std::int64_t> capacities = {0, 1, 3, 17, 1000};
+  if (is_emulated(device())) capacities = {3};
   std::uint64_t seed = 0;
   for (const std::int64_t tokens : {0, 1, 2, 7, 64, 333}) {
     for (const auto& [top_k, experts] :
@@ -150,7 +152,7 @@ TEST_P(Pfts, EqualTheDefinitionOnRandomRoutings) {
       for (const bool ties : {false, true}) {
         const Routing r = random_routing(++seed, tokens, top_k, experts, ties);
         expect_equal(device(), r, std::nullopt);
-        for (const std::int64_t capacity : {0, 1, 3, 17, 1000}) expect_equal(device(), r, capacity);
+        for (const std::int64_t capacity : capacities) expect_equal(device(), r, capacity);
       }
     }
   }

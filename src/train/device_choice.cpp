@@ -3,13 +3,15 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "device/gpu_built.h"
 #include "train/together.h"
 
 namespace xmoe {
 
 Device choose_device(const DeviceConfig& config, Communicator& world) {
   if (config.kind == Device::Kind::cpu) {
-    if (gpu_count() > 0) log::info("device: cpu; this machine has a GPU, which --device cuda uses");
+    if (gpu_count() > 0 && !kGpuEmulated)
+      log::info("device: cpu; this machine has a GPU, which --device cuda uses");
     return {};
   }
   const std::unique_ptr<Communicator> machine = world.split_by_memory("machine");
@@ -19,6 +21,8 @@ Device choose_device(const DeviceConfig& config, Communicator& world) {
   together(world, [&] {
     if (const std::string reason = why_unusable(device); !reason.empty()) fail("--device cuda: {}", reason);
   });
+  if (kGpuEmulated)
+    log::warning("device: an emulated GPU, whose kernels the CPU runs one thread at a time: for tests");
   const bool shared = config.index ? machine->size() > 1 : machine->size() > gpus;
   if (shared)
     log::warning("{} ranks share {} GPU{}: right, but slow; start one rank per GPU", machine->size(),

@@ -15,4 +15,6 @@ std::vector<Device> built_devices() {
   return devices;
 }
 
+bool is_emulated(const Device& device) { return kGpuEmulated && !device.is_cpu(); }
+
 }  // namespace xmoe

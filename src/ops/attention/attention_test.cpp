@@ -91,6 +91,7 @@ void check_rows_against_cpu(const OpCase& op, const AttentionShape& s, DType dty
 
 // Long enough for many tiles; in bf16 by the vendor's library, in f32 by our own kernels. Twice, bit for bit.
 TEST_P(GpuAttention, AgreesWithTheCpu) {
+  if (is_emulated(device())) GTEST_SKIP() << "tiles of this many sizes would take minutes to emulate";
   for (const AttentionShape& s : {
            AttentionShape{.batch = 2, .seq = 1000, .heads = 4, .kv_heads = 2, .head_dim = 64},
            AttentionShape{.batch = 1, .seq = 1537, .heads = 4, .kv_heads = 4, .head_dim = 128},
@@ -105,6 +106,7 @@ TEST_P(GpuAttention, AgreesWithTheCpu) {
 // Gradients of scores beyond what the backward of cuDNN may hold, so that the last of the five sequences goes
 // apart from the others.
 TEST_P(GpuAttention, GroupsOfSequencesAgreeWithOneByOne) {
+  if (is_emulated(device())) GTEST_SKIP() << "cuDNN is not emulated";
   const AttentionShape s{.batch = 5, .seq = 2048, .heads = 32, .kv_heads = 32, .head_dim = 64};
   const OpCase op = attention_case(s);
   OpRun run(op, DType::bf16, device());
@@ -127,7 +129,8 @@ TEST_P(GpuAttention, GroupsOfSequencesAgreeWithOneByOne) {
 // The plain path where cuDNN would be chosen too: with all scores held at once, those of some heads, and
 // those of a block of queries.
 TEST_P(GpuAttention, PlainPathAgreesHoweverMuchIsHeld) {
-  const AttentionShape s{.batch = 3, .seq = 300, .heads = 4, .kv_heads = 2, .head_dim = 40};
+  AttentionShape s{.batch = 3, .seq = 300, .heads = 4, .kv_heads = 2, .head_dim = 40};
+  if (is_emulated(device())) s = {.batch = 1, .seq = 200, .heads = 4, .kv_heads = 2, .head_dim = 6};
   const std::int64_t unit = 2 * s.seq * s.seq * std::int64_t{2 * sizeof(float)};  // backward's, of two heads
   for (const std::int64_t bytes : {100 * unit, 4 * unit, std::int64_t{1}}) {
     OpCase op = attention_case(s);

@@ -191,7 +191,7 @@ template <NormKind kind, int N, typename T>
 __global__ void backward_kernel(const T* dy, const T* x, const T* weight, const float* stats,
                                 std::int64_t rows, std::int64_t rows_of_block, std::int64_t width, T* dx,
                                 float* partials, bool in_shared) {
-  extern __shared__ float shared[];
+  float* shared = dynamic_shared<float>();
   __shared__ float warp_partials[2 * kWarpsOfBlock];
   constexpr bool kLayer = kind == NormKind::layer_norm;
   const std::int64_t stride = kLayer ? 2 * width : width;

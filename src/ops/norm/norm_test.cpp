@@ -35,8 +35,10 @@ XMOE_GPU_SUITE(GpuNorm);
 TEST_P(GpuNorm, AgreesWithTheCpu) {
   for (const NormKind kind : kKinds)
     for (const DType dtype : {DType::f32, DType::bf16})
-      for (const Shape& shape : {Shape{1100, 2048}, Shape{530, 4352}, Shape{530, 2051}, Shape{300, 8200}})
-        EXPECT_OK(check_against_cpu(norm_case(kind, shape[0], shape[1]), dtype, device()));
+      for (const Shape& shape : {Shape{1100, 2048}, Shape{530, 4352}, Shape{530, 2051}, Shape{300, 8200}}) {
+        const std::int64_t rows = is_emulated(device()) ? 7 : shape[0];  // not several for each block then
+        EXPECT_OK(check_against_cpu(norm_case(kind, rows, shape[1]), dtype, device()));
+      }
 }
 
 TEST_P(Norm, ByHand) {

@@ -54,7 +54,7 @@ __global__ void backward_kernel(RoutingOptions o, const float* all_logits, const
                                 const float* d_weights, const float* d_prob_sums, float d_z_sum,
                                 std::int64_t tokens, int experts, std::int64_t scratch_bytes,
                                 float* all_dlogits) {
-  extern __shared__ __align__(8) unsigned char memory[];
+  unsigned char* memory = dynamic_shared<unsigned char>();
   const Scratch s(memory + warp_of_block() * scratch_bytes, experts, o);
   const std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * (blockDim.x / kWarpSize) + warp_of_block();
   if (t >= tokens) return;

@@ -141,7 +141,7 @@ __global__ void forward_kernel(RoutingOptions o, const float* logits, const floa
                                int experts, std::int64_t scratch_bytes, std::int32_t* top_experts,
                                float* top_weights, float* block_probs, std::int32_t* block_counts,
                                double* block_z) {
-  extern __shared__ __align__(8) unsigned char memory[];
+  unsigned char* memory = dynamic_shared<unsigned char>();
   __shared__ double warp_z[kBlockThreads / kWarpSize];
   const int warps = static_cast<int>(blockDim.x) / kWarpSize;
   const Scratch s(memory + warp_of_block() * scratch_bytes, experts, o);
