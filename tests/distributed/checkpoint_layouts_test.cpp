@@ -55,7 +55,7 @@ struct State {
       for (std::int64_t i = 0; i < p.value.numel(); ++i) {
         const float right = expected(p.name, p.sharding.global_index(p.global_shape, i));
         wrong += p.value.dtype() == DType::f32 ? p.value.data<float>()[i] != right
-                                               : p.value.data<bf16>()[i].bits != split_value(right);
+                                               : p.value.data<bf16>()[i].bits != SplitFloat<bf16>::value(right);
       }
     }
     EXPECT_EQ(wrong, 0) << where << ": values, which other ranks have in part";

@@ -98,7 +98,7 @@ TEST_P(CrossEntropy, StatisticsOfSlicesMerge) {
 TEST_P(CrossEntropy, ChunksAddUp) {
   const CrossEntropyShape s{.tokens = 530, .hidden = 4, .vocabulary = 16500, .rows = 16512};
   OpCase op = cross_entropy_case(s);
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : kComputeDtypes) {
     EXPECT_OK(check_forward(op, dtype, device()));
     EXPECT_OK(device().is_cpu() ? check_threads(op, dtype) : check_repeated(op, dtype, device()));
     // The gradient of all rows at once is the sum of the gradients of single rows.
@@ -159,7 +159,7 @@ TEST_P(GpuCrossEntropy, ChunksAddUp) {
       gpu::linear_cross_entropy(ctx, in[0], in[1], 515, in[2], out[0], value_of(d_out[1]), d_in[0], d_in[1],
                                 nullptr, kLittle);
   };
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : kComputeDtypes) {
     EXPECT_OK(check_repeated(chunked, dtype, device()));
     EXPECT_OK(check_against_cpu(whole, dtype, device()));
     OpRun expected(whole, dtype, device());
@@ -178,7 +178,7 @@ TEST_P(GpuCrossEntropy, ChunksAddUp) {
 // Vocabularies beyond a block's threads, whose rows are read by wide accesses and by narrow ones.
 TEST_P(GpuCrossEntropy, AgreesWithTheCpu) {
   for (const std::int64_t rows : {20'000, 20'001})
-    for (const DType dtype : {DType::f32, DType::bf16})
+    for (const DType dtype : kComputeDtypes)
       EXPECT_OK(check_against_cpu(
           cross_entropy_case({.tokens = 37, .hidden = 16, .vocabulary = rows, .rows = rows}), dtype,
           device()));
@@ -187,7 +187,7 @@ TEST_P(GpuCrossEntropy, AgreesWithTheCpu) {
 TEST_P(CrossEntropy, IgnoredRowsHaveNoLossAndNoGradient) {
   OpCase op = cross_entropy_case({.tokens = 9, .hidden = 5, .vocabulary = 7, .rows = 7});
   op.inputs[2].fill = values({kIgnoredTarget});
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : kComputeDtypes) {
     OpRun run(op, dtype, device());
     run.forward();
     run.backward();
