@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "comm/contract.h"
 #include "comm/device_collectives.h"
+#include "device/gpu_built.h"
 
 namespace xmoe {
 

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "device/device_gpu.h"
+#include "device/gpu_built.h"
 
 namespace xmoe {
 

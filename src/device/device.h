@@ -13,14 +13,6 @@
 
 namespace xmoe {
 
-// Whether this binary holds the GPU's half. Ops choose by `if constexpr`: a call in the branch that is not
-// taken needs no definition.
-#ifdef XMOE_GPU_BUILT
-inline constexpr bool kGpuBuilt = true;
-#else
-inline constexpr bool kGpuBuilt = false;
-#endif
-
 struct Device {
   enum class Kind : std::uint8_t { cpu, gpu };
   Kind kind = Kind::cpu;

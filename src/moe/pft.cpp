@@ -5,6 +5,7 @@
 #include <limits>
 #include <numeric>
 
+#include "device/gpu_built.h"
 #include "moe/pft_gpu.h"
 
 namespace xmoe {

@@ -16,6 +16,7 @@
 
 #include "device/context.h"
 #include "support/compare.h"
+#include "support/devices.h"
 
 namespace xmoe {
 
@@ -35,17 +36,6 @@ class DeviceTest : public testing::TestWithParam<Device> {
 
   static const Device& device() { return GetParam(); }
 };
-
-inline std::vector<Device> built_gpus() {
-  if constexpr (kGpuBuilt) return {{Device::Kind::gpu, 0}};
-  return {};
-}
-
-inline std::vector<Device> built_devices() {
-  std::vector<Device> devices = built_gpus();
-  devices.insert(devices.begin(), Device{});
-  return devices;
-}
 
 inline std::string test_name_of(const testing::TestParamInfo<Device>& info) {
   return info.param.is_cpu() ? "cpu" : "gpu";

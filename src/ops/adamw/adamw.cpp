@@ -1,5 +1,6 @@
 #include "ops/adamw/adamw.h"
 
+#include "device/gpu_built.h"
 #include "ops/adamw/adamw_cpu.h"
 #include "ops/adamw/adamw_gpu.h"
 

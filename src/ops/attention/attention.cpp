@@ -1,5 +1,6 @@
 #include "ops/attention/attention.h"
 
+#include "device/gpu_built.h"
 #include "ops/attention/attention_cpu.h"
 #include "ops/attention/attention_gpu.h"
 

@@ -3,6 +3,7 @@
 // the vendor's library, which no attention reaches: its exponentials take as long as its products.
 #include "bench/support/attention_bound.h"
 #include "bench/support/bench.h"
+#include "device/gpu_built.h"
 #include "ops/attention/attention_case.h"
 #include "ops/attention/attention_gpu.h"
 #include "ops/gemm/gemm.h"

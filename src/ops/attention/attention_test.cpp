@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "device/gpu_built.h"
 #include "ops/attention/attention_case.h"
 #include "ops/attention/attention_gpu.h"
 #include "support/device_test.h"

@@ -1,5 +1,6 @@
 #include "ops/cross_entropy/cross_entropy.h"
 
+#include "device/gpu_built.h"
 #include "ops/cross_entropy/cross_entropy_cpu.h"
 #include "ops/cross_entropy/cross_entropy_gpu.h"
 

@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "device/gpu_built.h"
 #include "ops/cross_entropy/cross_entropy_case.h"
 #include "ops/cross_entropy/cross_entropy_gpu.h"
 #include "support/device_test.h"

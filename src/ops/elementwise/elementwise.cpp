@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <initializer_list>
 
+#include "device/gpu_built.h"
 #include "ops/elementwise/elementwise_cpu.h"
 #include "ops/elementwise/elementwise_gpu.h"
 

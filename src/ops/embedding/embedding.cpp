@@ -1,5 +1,6 @@
 #include "ops/embedding/embedding.h"
 
+#include "device/gpu_built.h"
 #include "ops/embedding/embedding_cpu.h"
 #include "ops/embedding/embedding_gpu.h"
 

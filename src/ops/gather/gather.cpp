@@ -1,5 +1,6 @@
 #include "ops/gather/gather.h"
 
+#include "device/gpu_built.h"
 #include "ops/gather/gather_cpu.h"
 #include "ops/gather/gather_gpu.h"
 

@@ -1,5 +1,6 @@
 #include "ops/gemm/gemm.h"
 
+#include "device/gpu_built.h"
 #include "ops/gemm/gemm_cpu.h"
 #include "ops/gemm/gemm_gpu.h"
 

@@ -3,6 +3,7 @@
 #include "bench/support/bench.h"
 #include "bench/support/gemm_bound.h"
 #include "bench/support/random_blocks.h"
+#include "device/gpu_built.h"
 #include "ops/gemm/gemm_case.h"
 #include "ops/gemm/gemm_gpu.h"
 

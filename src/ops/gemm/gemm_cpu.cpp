@@ -18,10 +18,10 @@ namespace xmoe {
 
 namespace {
 
-// Rows and columns of a task. 256 rows amortise the packing of B, and keep the f32 staging that the library
-// uses for bf16 results in the L2 cache; 1024 columns keep it small.
-constexpr std::int64_t kTaskRows = 256;
-constexpr std::int64_t kTaskColumns = 1024;
+// Rows and columns of a task. 240 rows amortise the packing of B, and keep the f32 staging that the library
+// uses for bf16 results in the L2 cache; 1008 columns keep it small. Both are multiples of kGroup.
+constexpr std::int64_t kTaskRows = 5 * kGroup;
+constexpr std::int64_t kTaskColumns = 21 * kGroup;
 
 dnnl::engine& engine() {
   static dnnl::engine cpu(dnnl::engine::kind::cpu, 0);
@@ -205,10 +205,14 @@ void gemm(const Tensor& a, const Tensor& b, const Tensor& c, const GemmOptions& 
   whole.input = a.dtype();
   whole.output = c.dtype();
   whole.options = options;
-  // Small products get smaller tasks, so that every thread has one.
-  const std::int64_t rows =
-      std::clamp<std::int64_t>((whole.m + thread_count() - 1) / thread_count(), 1, kTaskRows);
-  gemm_tiles(whole, rows, kTaskColumns);
+  // Small products get smaller tasks, so that every thread has one: fewer rows, then fewer columns.
+  const auto share = [](std::int64_t of, std::int64_t sharers, std::int64_t most) {
+    return group_boundary(std::max<std::int64_t>(1, (of + sharers - 1) / sharers), most);
+  };
+  const std::int64_t rows = share(whole.m, thread_count(), kTaskRows);
+  const std::int64_t row_tasks = std::max<std::int64_t>(1, (whole.m + rows - 1) / rows);
+  const std::int64_t columns = share(whole.n, (thread_count() + row_tasks - 1) / row_tasks, kTaskColumns);
+  gemm_tiles(whole, rows, columns);
 }
 
 }  // namespace cpu

@@ -231,5 +231,33 @@ TEST(GemmTile, TilesCoverTheWhole) {
     }
 }
 
+// Odd sizes: the last group is not full in either direction.
+TEST(GemmTile, WhereItIsCutChangesNoBit) {
+  constexpr GemmSize kSize{301, 251, 70};
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const OpCase op = gemm_case(kSize, {}, ElementKind::compute);
+    OpRun run(op, dtype);
+    GemmTile whole;
+    whole.m = kSize.m;
+    whole.n = kSize.n;
+    whole.k = kSize.k;
+    whole.a = run.in[0].raw();
+    whole.b = run.in[1].raw();
+    whole.c = run.out[0].raw();
+    whole.lda = kSize.k;
+    whole.ldb = whole.ldc = kSize.n;
+    whole.input = whole.output = dtype;
+    gemm_tile(whole);
+    const auto expected = to_doubles(run.out[0]);
+    for (const std::int64_t rows : {1, 2, 5})
+      for (const std::int64_t columns : {1, 4, 6}) {
+        fill_random(run.out[0], values({-1.0}), Rng(1, "c"));
+        gemm_tiles(whole, rows * kGroup, columns * kGroup);
+        EXPECT_EQ(to_doubles(run.out[0]), expected)
+            << name_of(dtype) << " " << rows << " x " << columns << " groups";
+      }
+  }
+}
+
 }  // namespace
 }  // namespace xmoe

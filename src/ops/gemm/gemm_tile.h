@@ -2,6 +2,7 @@
 // GEMM, attention, the fused loss) are built. Row-major with leading dimensions; the same contract as gemm.h.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "base/dtype.h"
@@ -24,8 +25,17 @@ struct GemmTile {
 
 void gemm_tile(const GemmTile& tile);
 
-// The whole product on all threads, cut into tiles of at most rows x columns. The library rounds differently
-// in tiles of different sizes: with sizes that do not depend on the number of threads, results do not either.
+// The library's kernels take C in groups of rows and columns (6 x 16 with AVX2, 8 x 48 with AVX-512) and sum
+// what is left over of a group in another order. A product that is cut at multiples of kGroup has the same
+// bits wherever it is cut.
+inline constexpr std::int64_t kGroup = 48;
+// The next such place at or behind `at`; the end is one too.
+constexpr std::int64_t group_boundary(std::int64_t at, std::int64_t end) {
+  return std::min((at + kGroup - 1) / kGroup * kGroup, end);
+}
+
+// The whole product on all threads, cut into tiles of at most rows x columns: multiples of kGroup if results
+// are not to depend on them.
 void gemm_tiles(const GemmTile& whole, std::int64_t rows, std::int64_t columns);
 
 // Whether this CPU multiplies bf16 natively through the library; without it bf16 operands are widened to f32

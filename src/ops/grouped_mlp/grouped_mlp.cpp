@@ -2,6 +2,7 @@
 
 #include <numeric>
 
+#include "device/gpu_built.h"
 #include "ops/grouped_mlp/grouped_mlp_cpu.h"
 #include "ops/grouped_mlp/grouped_mlp_gpu.h"
 

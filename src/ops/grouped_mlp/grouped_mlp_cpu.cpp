@@ -1,7 +1,7 @@
 // A task is a block of rows of one expert and runs on one thread from gather to scatter, so that what lies
 // between the products stays in the cache of its core. Weight gradients need all rows of an expert: a second
 // pass whose tasks are slices of one weight matrix of one expert, each summing over row blocks in order.
-// Results do not depend on the number of threads but through the library's own blocking.
+// All are cut at multiples of kGroup, so that results do not depend on the number of threads.
 #include "ops/grouped_mlp/grouped_mlp_cpu.h"
 
 #include <algorithm>
@@ -38,10 +38,10 @@ std::vector<Block> row_blocks(const ExpertRows& rows) {
   for (std::size_t e = 0; e < rows.per_expert.size(); ++e) {
     const std::int64_t count = rows.per_expert[e];
     const std::int64_t pieces = (count + target - 1) / target;
-    for (std::int64_t p = 0; p < pieces; ++p) {
-      const std::int64_t from = count * p / pieces;
-      blocks.push_back({static_cast<std::int64_t>(e), begin + from, count * (p + 1) / pieces - from});
-    }
+    const auto cut = [&](std::int64_t p) { return group_boundary(count * p / pieces, count); };
+    for (std::int64_t p = 0; p < pieces; ++p)
+      if (cut(p + 1) > cut(p))
+        blocks.push_back({static_cast<std::int64_t>(e), begin + cut(p), cut(p + 1) - cut(p)});
     begin += count;
   }
   return blocks;
@@ -170,7 +170,8 @@ std::vector<Slice> weight_slices(const ExpertRows& rows, std::span<const WeightG
           (count * wanted + total - 1) / total, 1, std::max<std::int64_t>(1, leading / kMinSliceRows));
       for (std::int64_t p = 0; p < pieces; ++p)
         slices.push_back({static_cast<int>(g), static_cast<std::int64_t>(e), first, count,
-                          leading * p / pieces, leading * (p + 1) / pieces});
+                          group_boundary(leading * p / pieces, leading),
+                          group_boundary(leading * (p + 1) / pieces, leading)});
     }
     first += count;
   }

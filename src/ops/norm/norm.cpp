@@ -1,5 +1,6 @@
 #include "ops/norm/norm.h"
 
+#include "device/gpu_built.h"
 #include "ops/norm/norm_cpu.h"
 #include "ops/norm/norm_gpu.h"
 

@@ -1,5 +1,6 @@
 #include "ops/reduce/reduce.h"
 
+#include "device/gpu_built.h"
 #include "ops/reduce/reduce_cpu.h"
 #include "ops/reduce/reduce_gpu.h"
 

@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "device/gpu_built.h"
 #include "ops/rope/rope_cpu.h"
 #include "ops/rope/rope_gpu.h"
 

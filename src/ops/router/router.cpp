@@ -1,5 +1,6 @@
 #include "ops/router/router.h"
 
+#include "device/gpu_built.h"
 #include "ops/elementwise/elementwise.h"
 #include "ops/gemm/gemm.h"
 #include "ops/router/router_gpu.h"

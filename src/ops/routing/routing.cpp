@@ -1,5 +1,6 @@
 #include "ops/routing/routing.h"
 
+#include "device/gpu_built.h"
 #include "ops/routing/routing_cpu.h"
 #include "ops/routing/routing_gpu.h"
 

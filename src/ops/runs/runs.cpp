@@ -2,6 +2,7 @@
 
 #include <numeric>
 
+#include "device/gpu_built.h"
 #include "ops/runs/runs_gpu.h"
 
 namespace xmoe {
