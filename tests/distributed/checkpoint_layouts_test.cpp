@@ -54,8 +54,13 @@ struct State {
     for (const auto& p : parameters.set.all()) {
       for (std::int64_t i = 0; i < p.value.numel(); ++i) {
         const float right = expected(p.name, p.sharding.global_index(p.global_shape, i));
-        wrong += p.value.dtype() == DType::f32 ? p.value.data<float>()[i] != right
-                                               : p.value.data<bf16>()[i].bits != SplitFloat<bf16>::value(right);
+        with_float(p.value.dtype(), [&]<typename T>(T) {
+          const T value = p.value.data<T>()[i];
+          if constexpr (std::is_same_v<T, float>)
+            wrong += value != right;
+          else
+            wrong += value.bits != SplitFloat<T>::value(right);
+        });
       }
     }
     EXPECT_EQ(wrong, 0) << where << ": values, which other ranks have in part";
@@ -79,7 +84,7 @@ void save(const std::filesystem::path& root, const Layout& layout, DType dtype) 
 // And every layout reads its part of it. Together every layout loads from every other.
 TEST(CheckpointLayouts, EveryOneSavesTheWholeState) {
   const auto alone = make_self_communicator();
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     for (const Layout& layout : test::all_layouts(world().size(), 4)) {
       const SharedDirectory root;
       save(root.path(), layout, dtype);
@@ -96,9 +101,9 @@ TEST(CheckpointLayouts, EveryOneLoadsWhatOthersSave) {
   // The plainest, and the last: tensor parallelism, TED where there are ranks for it, placed by dp, ZeRO.
   for (const Layout& saved : {layouts.front(), layouts.back()}) {
     const SharedDirectory root;
-    save(root.path(), saved, DType::bf16);
+    save(root.path(), saved, DType::f16);
     for (const Layout& loaded : layouts) {
-      for (const DType dtype : {DType::f32, DType::bf16}) {
+      for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
         State state(world(), loaded, dtype);
         state.load(root.path());
         state.expect_filled("saved by " + to_string(saved) + ", loaded by " + to_string(loaded));

@@ -87,7 +87,7 @@ std::vector<float> parts_of(const std::vector<float>& whole, const Layout& layou
 TEST(Optimizer, EveryLayoutUpdatesAsOneRank) {
   constexpr int kSteps = 3;
   const auto alone = make_self_communicator();
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     const Result one = update(*alone, {}, dtype, kSteps);
     double squares = 0.0;
     {
@@ -128,7 +128,7 @@ TEST(Optimizer, WhatIsNotFiniteOnOneRankIsSeenByAll) {
 }
 
 TEST(Optimizer, StateIsTheTotalOverTheReplicas) {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     for (const Layout& layout : test::all_layouts(world().size(), 4)) {
       SCOPED_TRACE(to_string(layout));
       Mesh mesh(world(), layout.parallel);
@@ -223,9 +223,9 @@ std::vector<Layout> without_zero() {
 
 TEST(Optimizer, ZeroTrainsWithTheSameBits) {
   // Moments in bf16, too: their rounding depends on the place of an element, not on who updates it.
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     OptimizerConfig config;
-    config.exp_avg_dtype = config.exp_avg_sq_dtype = dtype;
+    config.exp_avg_dtype = config.exp_avg_sq_dtype = dtype == DType::f32 ? DType::f32 : DType::bf16;
     for (const Layout& layout : without_zero()) {
       const auto train = [&](std::int64_t zero_stage) {
         return Training({layout.parallel, zero_stage}, dtype, 3000, config).run(0, 10);

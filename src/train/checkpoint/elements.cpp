@@ -16,10 +16,10 @@ T* elements(const Tensor& tensor, std::int64_t begin) {
 }
 
 template <typename T>
-T read(const std::byte* from, std::int64_t index) {
-  T element;
-  std::memcpy(&element, from + index * static_cast<std::int64_t>(sizeof(T)), sizeof(T));
-  return element;
+T element(const std::byte* from, std::int64_t index) {
+  T held;
+  std::memcpy(&held, from + index * static_cast<std::int64_t>(sizeof(T)), sizeof(T));
+  return held;
 }
 
 }  // namespace
@@ -51,7 +51,7 @@ std::span<const std::byte> ElementReader::read(std::int64_t begin, std::int64_t 
   const auto join = [&]<typename T>(T) {
     for (std::int64_t i = 0; i < count; ++i)
       joined_[static_cast<std::size_t>(i)] =
-          SplitFloat<T>::join(read<std::uint16_t>(data, i), read<std::int16_t>(remainder, i));
+          SplitFloat<T>::join(element<std::uint16_t>(data, i), element<std::int16_t>(remainder, i));
   };
   with_half({held_.data.dtype()}, join);
   return std::as_bytes(std::span(joined_));
@@ -73,7 +73,7 @@ void take_elements(DType stored, const std::byte* from, const HeldElements& held
     with_float(data.dtype(), [&]<typename To>(To) {
       auto* to = elements<To>(data, begin);
       for (std::int64_t i = 0; i < count; ++i) {
-        const auto number = static_cast<float>(read<From>(from, i));
+        const auto number = static_cast<float>(element<From>(from, i));
         if constexpr (std::is_same_v<To, float>) {
           to[i] = number;
         } else {
