@@ -6,7 +6,7 @@ CUDA := build-cuda
 JOBS ?= $(shell nproc)
 CMAKE_FLAGS ?=
 # Ops that have kernels.
-GPU_BENCHMARKS := adamw attention cross_entropy elementwise embedding gather gemm moe_layer norm pft \
+GPU_BENCHMARKS := adamw attention cross_entropy elementwise embedding gather gemm grouped_mlp moe_layer norm pft \
   reduce rope router routing runs
 
 .DEFAULT_GOAL := help
@@ -55,17 +55,17 @@ cuda:  ## build build-cuda/xmoe, which runs on NVIDIA GPUs too (needs the CUDA t
 	cmake --build $(CUDA) --target xmoe -j $(JOBS)
 
 test-cuda: cuda  ## run the tests that use a GPU; fails where there is none
-	cmake --build $(CUDA) --target unit_tests distributed_collectives_test killed_collective -j $(JOBS)
+	cmake --build $(CUDA) --target unit_tests distributed_collectives_test distributed_test killed_collective -j $(JOBS)
 	XMOE_REQUIRE_GPU=1 tools/run_tests.sh $(CUDA) -R '[/_]gpu$$' --no-tests=error
 
 bench-cuda: cuda  ## measure the kernels against copies within the GPU and the vendor's products; writes build-cuda/bench.json
-	cmake --build $(CUDA) --target xmoe_bench -j $(JOBS)
+	cmake --build $(CUDA) --target xmoe_bench xmoe_gpu_timeline -j $(JOBS)
 	$(CUDA)/xmoe_bench --device gpu --json $(CUDA)/bench.json $(GPU_BENCHMARKS)
 
 lint:  ## check format, clang-tidy and the rules of the house
 	tools/install_dependencies.sh build test lint
 	cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
-	tools/lint.sh $(BUILD)
+	tools/lint.sh $(BUILD) $(wildcard $(CUDA))
 
 clean:  ## remove what was built; demo/ stays
 	rm -rf $(BUILD) $(SANITIZED) $(CUDA)

@@ -6,6 +6,7 @@
 #include "bench/support/attention_bound.h"
 #include "bench/support/bench.h"
 #include "bench/support/expert_bound.h"
+#include "bench/support/gemm_bound.h"
 #include "comm/mesh.h"
 #include "train/flags.h"
 #include "train/training_step.h"
@@ -39,7 +40,7 @@ double bound_seconds(const ModelConfig& c, DType dtype) {
     seconds += a.forward_flops() * 1e-9 / attention_forward_bound(a, dtype) +
                2.5 * a.forward_flops() * 1e-9 / attention_backward_bound(a, dtype);
     const auto mlp = [&](std::int64_t rows, std::int64_t ffn, std::int64_t experts) {
-      const ExpertBound b = expert_bound(rows, c.hidden, ffn, experts, c.moe.activation, dtype);
+      const ExpertBound b = expert_bound({rows, c.hidden, ffn, experts, 1, c.moe.activation}, dtype);
       return b.forward_seconds + b.backward_seconds;
     };
     if (!c.is_moe_layer(l)) {

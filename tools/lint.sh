@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# Checks format, the rules of the house (check_layers.py) and clang-tidy. Needs a configured build directory.
+# Checks format, the rules of the house (check_layers.py) and clang-tidy. Needs configured build directories.
 #
-#   tools/lint.sh build
+#   tools/lint.sh build [build-cuda] ...
 set -euo pipefail
 cd "$(dirname "$0")/.."
-build="$1"
 status=0
 
 mapfile -t formatted < <(find src tests bench -name '*.cpp' -o -name '*.h' -o -name '*.cu' | sort)
@@ -17,20 +16,24 @@ fi
 
 python3 tools/check_layers.py || status=1
 
-# Tests and benchmarks are left out: most of the time would go into the macros of their frameworks.
-mapfile -t checked < <(printf '%s\n' "${formatted[@]}" | grep '^src/.*\.cpp$' | grep -Ev '_(test|bench)\.cpp$')
+# Tests and benchmarks are left out: most of the time would go into the macros of their frameworks. A file is read
+# as the first of the given builds compiles it; alternatives that none of them compiles cannot be read.
+mapfile -t checked < <(printf '%s\n' "${formatted[@]}" | grep '^src/.*\.cpp$' | grep -Ev '_(test|bench)\.cpp$' |
+  python3 tools/compiled_in.py "$@")
+[ ${#checked[@]} -gt 0 ] || status=1
 start=$SECONDS
 # One file per process: files differ in cost, and the next one goes to whoever is free. The count of suppressed
 # warnings is no news; what remains on standard error is only shown with a failure's own output.
 check_one() {
-  local out
-  if ! out=$(clang-tidy --quiet -p "$1" "$2" 2>/dev/null); then
-    printf '%s\n' "clang-tidy: $2" "$out"
+  local build file out
+  read -r build file <<<"$1"
+  if ! out=$(clang-tidy --quiet -p "$build" "$file" 2>/dev/null); then
+    printf '%s\n' "clang-tidy: $file" "$out"
     return 1
   fi
 }
 export -f check_one
-if printf '%s\n' "${checked[@]}" | xargs -P "$(nproc)" -I {} bash -c 'check_one "$@"' _ "$build" {}; then
+if printf '%s\n' "${checked[@]}" | xargs -P "$(nproc)" -I {} bash -c 'check_one "$1"' _ {}; then
   echo "clang-tidy: ${#checked[@]} files in $((SECONDS - start)) s"
 else
   status=1

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 
@@ -23,6 +24,8 @@ void* host_allocate(std::size_t bytes, std::string_view purpose) {
          purpose);
   return data;
 }
+
+std::atomic<std::int64_t> waits = 0;
 
 }  // namespace
 
@@ -82,6 +85,7 @@ void device_copy(const Device& from_device, const void* from, const Device& to_d
   if (from_device.is_cpu() && to_device.is_cpu()) {
     std::memcpy(to, from, bytes);
   } else if constexpr (kGpuBuilt) {
+    if (to_device.is_cpu()) ++waits;
     gpu::copy(from_device, from, to_device, to, bytes);
   } else {
     fail_not_built("copy", from_device.is_cpu() ? to_device : from_device);
@@ -89,9 +93,14 @@ void device_copy(const Device& from_device, const void* from, const Device& to_d
 }
 
 void synchronize(const Device& device) {
-  if constexpr (kGpuBuilt)
-    if (!device.is_cpu()) gpu::synchronize(device);
+  if constexpr (kGpuBuilt) {
+    if (device.is_cpu()) return;
+    ++waits;
+    gpu::synchronize(device);
+  }
 }
+
+std::int64_t host_waits() { return waits; }
 
 void fail_not_built(const char* op, const Device& device) {
   fail("{} is not built for device {}; run with --device cpu, or build the binary for that device", op,

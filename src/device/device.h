@@ -50,6 +50,9 @@ void device_copy(const Device& from_device, const void* from, const Device& to_d
 // arguments.
 void synchronize(const Device& device);
 
+// How often the host has waited for a GPU in this process: each time the GPU may run dry.
+std::int64_t host_waits();
+
 [[noreturn]] void fail_not_built(const char* op, const Device& device);
 
 }  // namespace xmoe

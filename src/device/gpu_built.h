@@ -6,8 +6,7 @@
 #pragma once
 
 #ifndef XMOE_GPU_BUILT
-#error \
-    "CMake does not know that this file asks: include device/gpu_built.h in the .cpp itself and configure again"
+#error "not a .cpp that CMake knows to ask: include device/gpu_built.h in it directly, and configure again"
 #endif
 
 namespace xmoe {

@@ -39,8 +39,12 @@ struct LayerRun {
                           memory.zeros(DType::f32, {1})};
     MoeLayer layer(config, w, mesh, recompute);
     const Context ctx{workspace};
+    const std::int64_t begin = host_waits();
     layer.forward(ctx, saved, x, y, sums, kept, pass);
+    const std::int64_t middle = host_waits();
     if (pass == MoePass::training) layer.backward(ctx, dy, x, kept, {}, dx);
+    forward_waits = middle - begin;
+    backward_waits = host_waits() - middle;
   }
   Tensor filled(const std::string& name, const Shape& shape, DType dtype, double deviation) {
     const Tensor t = memory.tensor(dtype, shape);
@@ -57,6 +61,7 @@ struct LayerRun {
   MoeWeights w;
   Tensor y, dx;
   MoeSaved kept;
+  std::int64_t forward_waits = 0, backward_waits = 0;  // of the host for the GPU
 };
 
 MoeConfig layer_config(DispatcherKind dispatcher) {
@@ -125,6 +130,21 @@ TEST_P(MoeLayerOnGpu, InferenceEqualsTheCpu) {
   const LayerRun gpu(config, {}, DType::f32, device(), MoePass::inference);
   EXPECT_EQ(gpu.kept.dropped, 0);
   expect_near(gpu.y, cpu.y, DType::f32, "y");
+}
+
+// The host must know how many rows the experts get, and nothing else: the GPU has work queued all the time.
+TEST_P(MoeLayerOnGpu, TheHostWaitsOnce) {
+  MoeConfig config = layer_config(DispatcherKind::flat);
+  for (const std::int64_t chunks : {1, 3})
+    for (const bool dropping : {false, true}) {
+      config.overlap_chunks = chunks;
+      if (dropping) config.capacity_factor = 0.9;
+      SCOPED_TRACE(fmt::format("{} chunks{}", chunks, dropping ? ", dropping" : ""));
+      const LayerRun run(config, {}, DType::bf16, device());
+      EXPECT_EQ(run.forward_waits, 1);
+      EXPECT_EQ(run.backward_waits, 0);
+      config.capacity_factor.reset();
+    }
 }
 
 // The same bits every time.

@@ -12,7 +12,6 @@
 
 #include "base/rng.h"
 #include "comm/topology.h"
-#include "distributed/device.h"
 #include "distributed/support.h"
 #include "moe/dispatch/dispatcher.h"
 #include "moe/dispatch/node_map.h"
@@ -21,8 +20,8 @@
 
 namespace xmoe::dispatch_test {
 
-using distributed::test_device;
-using distributed::world;
+using distributed::tested;
+using distributed::tested_device;
 
 inline constexpr std::int64_t kHidden = 10;
 
@@ -54,13 +53,13 @@ class ArrangedNodes {
     if (nodes == Nodes::unknown) return;
     if (nodes == Nodes::in_turns) {
       std::vector<int> names;
-      for (int r = 0; r < world().size(); ++r) names.push_back(r % 2);
-      world().set_nodes(names);
+      for (int r = 0; r < tested().size(); ++r) names.push_back(r % 2);
+      tested().set_nodes(names);
     } else {
-      detect_topology(world(), static_cast<int>(nodes));
+      detect_topology(tested(), static_cast<int>(nodes));
     }
   }
-  ~ArrangedNodes() { world().set_nodes({}); }
+  ~ArrangedNodes() { tested().set_nodes({}); }
   ArrangedNodes(const ArrangedNodes&) = delete;
   ArrangedNodes& operator=(const ArrangedNodes&) = delete;
 };
@@ -178,7 +177,7 @@ class Batch {
   Pft pft;
   DispatchPlan plan;
   RowPair x_rows;
-  Arena saved{test_device(), MemoryTag::saved}, workspace{test_device(), MemoryTag::workspace};
+  Arena saved{tested_device(), MemoryTag::saved}, workspace{tested_device(), MemoryTag::workspace};
 
  private:
   std::vector<std::int64_t> allowed(const NodeMap& map) const {
@@ -241,7 +240,7 @@ class Batch {
   DispatchCase case_;
   Communicator& ep_;
   std::vector<double> weights_, rows_;  // [T k]
-  Arena memory_{test_device(), MemoryTag::parameters};
+  Arena memory_{tested_device(), MemoryTag::parameters};
 };
 
 inline std::vector<DispatchCase> cases() {

@@ -19,7 +19,7 @@ class Dispatch : public testing::TestWithParam<std::tuple<DispatchCase, Nodes>> 
  protected:
   const DispatchCase& routing() const { return std::get<0>(GetParam()); }
   ArrangedNodes nodes_{std::get<1>(GetParam())};
-  Mesh mesh_{world(), world().size()};
+  Mesh mesh_{tested(), tested().size()};
 };
 
 TEST_P(Dispatch, FlatEqualsTheReference) {
@@ -229,7 +229,7 @@ TEST_P(Dispatch, RbdSendsEachRowOnce) {
     EXPECT_EQ(total(within_node), stayed) << what;
   };
   const RowPair results = rbd->results(batch.workspace, batch.plan, batch.x);
-  device_fill(test_device(), results.local.raw(), 0, results.local.bytes());
+  device_fill(tested_device(), results.local.raw(), 0, results.local.bytes());
   expect_sent("dispatch in backward", all_crossing * row, all_within * row,
               [&] { rbd->dispatch(ctx, batch.workspace, batch.plan, batch.dy); });
   expect_sent("combine", all_crossing * row, all_within * row,

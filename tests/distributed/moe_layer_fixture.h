@@ -11,7 +11,7 @@
 
 #include "base/rng.h"
 #include "comm/mesh.h"
-#include "distributed/device.h"
+#include "distributed/support.h"
 #include "model/parameter.h"
 #include "moe/layer.h"
 #include "support/compare.h"
@@ -47,9 +47,9 @@ class LayerFixture {
                std::int64_t tokens, const MoeConfig& config, const MoeRecompute& recompute = {})
       : case_(c),
         experts_(c.experts_per_rank * world_size),
-        memory_(distributed::test_device(), MemoryTag::parameters),
-        saved_(distributed::test_device(), MemoryTag::saved),
-        workspace_(distributed::test_device(), MemoryTag::workspace) {
+        memory_(distributed::tested_device(), MemoryTag::parameters),
+        saved_(distributed::tested_device(), MemoryTag::saved),
+        workspace_(distributed::tested_device(), MemoryTag::workspace) {
     weights.router = weight("router", {experts_, c.hidden}, {}, 0.5, DType::f32);
     const bool gated = c.activation == Activation::swiglu;
     Sharding w1;

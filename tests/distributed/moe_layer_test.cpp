@@ -9,7 +9,7 @@ namespace xmoe {
 namespace {
 
 using distributed::SimulatedNodes;
-using distributed::world;
+using distributed::tested;
 
 std::vector<LayerCase> cases() {
   return {
@@ -45,40 +45,40 @@ constexpr DispatcherKind kPaddingFree[] = {DispatcherKind::flat, DispatcherKind:
 
 TEST_P(MoeLayerOverRanks, EqualsOneRank) {
   LayerCase c = GetParam();
-  const int n = world().size();
+  const int n = tested().size();
   if (c.favoured >= 0) c.favoured = static_cast<int>(c.experts_per_rank * n - 1);
   MoeConfig config = config_of(c, n);
   std::int64_t total = 0;
   std::int64_t first = 0;
   for (int r = 0; r < n; ++r) {
-    if (r == world().rank()) first = total;
+    if (r == tested().rank()) first = total;
     total += c.tokens_of(r);
   }
   const SimulatedNodes nodes;
-  const auto self = make_self_communicator();
-  const Mesh mesh(world(), n);
+  const auto self = make_self_communicator("one", distributed::tested_device());
+  const Mesh mesh(tested(), n);
   const Mesh alone(*self, 1);
   LayerFixture one(c, n, alone, 0, total, config);
   one.forward_backward();
   for (const DispatcherKind dispatcher : kPaddingFree) {
     SCOPED_TRACE(fmt::format("dispatcher {}", static_cast<int>(dispatcher)));
     config.dispatcher = dispatcher;
-    LayerFixture part(c, n, mesh, first, c.tokens_of(world().rank()), config);
+    LayerFixture part(c, n, mesh, first, c.tokens_of(tested().rank()), config);
     part.forward_backward();
 
     const std::int64_t end = first + part.x.dim(0);
     EXPECT_LT(difference(part.y, one.y.slice(first, end)), c.tolerance());
     EXPECT_LT(difference(part.dx, one.dx.slice(first, end)), c.tolerance());
     // Experts have seen all tokens of all ranks.
-    const std::int64_t e = c.experts_per_rank * world().rank();
+    const std::int64_t e = c.experts_per_rank * tested().rank();
     const auto own_experts = [&](const Weight& w) { return w.grad.slice(e, e + c.experts_per_rank); };
     EXPECT_LT(difference(part.weights.experts_w1.grad, own_experts(one.weights.experts_w1)), c.tolerance());
     EXPECT_LT(difference(part.weights.experts_w2.grad, own_experts(one.weights.experts_w2)), c.tolerance());
     // Replicated weights have seen this rank's tokens; their sum is the gradient.
-    world().all_reduce(part.weights.router.grad, ReduceOp::sum);
+    tested().all_reduce(part.weights.router.grad, ReduceOp::sum);
     EXPECT_LT(difference(part.weights.router.grad, one.weights.router.grad), c.tolerance());
     if (c.shared > 0) {
-      world().all_reduce(part.weights.shared_w1.grad, ReduceOp::sum);
+      tested().all_reduce(part.weights.shared_w1.grad, ReduceOp::sum);
       EXPECT_LT(difference(part.weights.shared_w1.grad, one.weights.shared_w1.grad), c.tolerance());
     }
   }
@@ -86,16 +86,16 @@ TEST_P(MoeLayerOverRanks, EqualsOneRank) {
 
 TEST_P(MoeLayerOverRanks, PaddedEqualsFlatWhenNothingIsDropped) {
   LayerCase c = GetParam();
-  const int n = world().size();
+  const int n = tested().size();
   if (c.favoured >= 0) c.favoured = static_cast<int>(c.experts_per_rank * n - 1);
   MoeConfig config = config_of(c, n);
-  const Mesh mesh(world(), n);
+  const Mesh mesh(tested(), n);
   const std::int64_t tokens = 8;  // the same on all ranks: buffers of the padded form are even
-  LayerFixture flat(c, n, mesh, 8 * world().rank(), tokens, config);
+  LayerFixture flat(c, n, mesh, 8 * tested().rank(), tokens, config);
   config.capacity_factor =
       static_cast<double>(config.router.experts);  // room for every token in every expert
   config.dispatcher = DispatcherKind::padded;
-  LayerFixture padded(c, n, mesh, 8 * world().rank(), tokens, config);
+  LayerFixture padded(c, n, mesh, 8 * tested().rank(), tokens, config);
   flat.forward_backward();
   padded.forward_backward();
   EXPECT_EQ(padded.kept.dropped, 0);
@@ -108,23 +108,23 @@ TEST_P(MoeLayerOverRanks, PaddedEqualsFlatWhenNothingIsDropped) {
 
 TEST_P(MoeLayerOverRanks, AllDispatchersDropTheSame) {
   LayerCase c = GetParam();
-  const int n = world().size();
+  const int n = tested().size();
   if (c.favoured >= 0) c.favoured = static_cast<int>(c.experts_per_rank * n - 1);
   MoeConfig config = config_of(c, n);
   config.capacity_factor = 0.75;
   config.min_capacity = 1;
   const SimulatedNodes nodes;
-  const Mesh mesh(world(), n);
-  LayerFixture flat(c, n, mesh, 16 * world().rank(), 16, config);
+  const Mesh mesh(tested(), n);
+  LayerFixture flat(c, n, mesh, 16 * tested().rank(), 16, config);
   flat.forward_backward();
   const std::int64_t capacity = expert_capacity(16, config.router.top_k, config.router.experts, 0.75, 1);
   if (capacity < 16) {
-    EXPECT_GT(world().all_reduce(flat.kept.dropped, ReduceOp::sum), 0);
+    EXPECT_GT(tested().all_reduce(flat.kept.dropped, ReduceOp::sum), 0);
   }
   for (const DispatcherKind dispatcher : {DispatcherKind::padded, DispatcherKind::rbd}) {
     SCOPED_TRACE(fmt::format("dispatcher {}", static_cast<int>(dispatcher)));
     config.dispatcher = dispatcher;
-    LayerFixture other(c, n, mesh, 16 * world().rank(), 16, config);
+    LayerFixture other(c, n, mesh, 16 * tested().rank(), 16, config);
     other.forward_backward();
     EXPECT_EQ(flat.kept.dropped, other.kept.dropped);
     // What combine_index numbers is each dispatcher's own; in the padded form a dropped one is marked alike.
@@ -143,18 +143,18 @@ TEST_P(MoeLayerOverRanks, AllDispatchersDropTheSame) {
 // added; besides them one weight and one gradient of it per row, and the counts.
 TEST_P(MoeLayerOverRanks, WireCarriesOnlyRowsThatChangeRank) {
   LayerCase c = GetParam();
-  const int n = world().size();
+  const int n = tested().size();
   if (c.favoured >= 0) c.favoured = static_cast<int>(c.experts_per_rank * n - 1);
   const MoeConfig config = config_of(c, n);
-  const Mesh mesh(world(), n);
-  LayerFixture part(c, n, mesh, 100 * world().rank(), c.tokens_of(world().rank()), config);
+  const Mesh mesh(tested(), n);
+  LayerFixture part(c, n, mesh, 100 * tested().rank(), c.tokens_of(tested().rank()), config);
   const std::int64_t before = mesh.ep().traffic().bytes_sent;
   part.forward_backward();
   const std::int64_t sent = mesh.ep().traffic().bytes_sent - before;
 
   std::int64_t leaving = 0;  // assignments to experts of other ranks, read off the routing itself
   for (const double expert : to_doubles(part.kept.top_experts))
-    leaving += static_cast<std::int64_t>(expert) / c.experts_per_rank != world().rank() ? 1 : 0;
+    leaving += static_cast<std::int64_t>(expert) / c.experts_per_rank != tested().rank() ? 1 : 0;
   const std::int64_t arriving = part.kept.chunks[0].plan.received();
   const std::int64_t row = c.hidden * static_cast<std::int64_t>(size_of(c.dtype));
   const std::int64_t counts = n > 1 ? (n - 1) * c.experts_per_rank * 8 : 0;
@@ -166,11 +166,11 @@ TEST_P(MoeLayerOverRanks, WireCarriesOnlyRowsThatChangeRank) {
 // The formula of docs/pft.md.
 TEST_P(MoeLayerOverRanks, KeepsWhatTheFormulaSays) {
   LayerCase c = GetParam();
-  const int n = world().size();
+  const int n = tested().size();
   if (c.favoured >= 0) c.favoured = static_cast<int>(c.experts_per_rank * n - 1);
   const MoeConfig config = config_of(c, n);
-  const Mesh mesh(world(), n);
-  LayerFixture part(c, n, mesh, 100 * world().rank(), c.tokens_of(world().rank()), config);
+  const Mesh mesh(tested(), n);
+  LayerFixture part(c, n, mesh, 100 * tested().rank(), c.tokens_of(tested().rank()), config);
   part.forward_backward();
   const std::int64_t t = part.x.dim(0);
   const std::int64_t k = config.router.top_k;
@@ -191,12 +191,12 @@ TEST_P(MoeLayerOverRanks, KeepsWhatTheFormulaSays) {
 
 std::string padded_refusal(std::int64_t tokens, std::int64_t min_capacity) {
   const LayerCase c{.name = "refused", .experts_per_rank = 2, .top_k = 2, .tokens = {tokens}};
-  MoeConfig config = config_of(c, world().size());
+  MoeConfig config = config_of(c, tested().size());
   config.dispatcher = DispatcherKind::padded;
   config.capacity_factor = 1.0;
   config.min_capacity = min_capacity;
-  const Mesh mesh(world(), world().size());
-  LayerFixture layer(c, world().size(), mesh, 0, tokens, config);
+  const Mesh mesh(tested(), tested().size());
+  LayerFixture layer(c, tested().size(), mesh, 0, tokens, config);
   try {
     layer.forward_backward();
   } catch (const Error& error) {
@@ -207,9 +207,9 @@ std::string padded_refusal(std::int64_t tokens, std::int64_t min_capacity) {
 }
 
 TEST(PaddedDispatcher, RefusesAnotherNumberOfTokensOnOneRank) {
-  const bool last = world().rank() == world().size() - 1;
+  const bool last = tested().rank() == tested().size() - 1;
   const std::string message = padded_refusal(last ? 9 : 8, 4);
-  if (world().size() == 1) {
+  if (tested().size() == 1) {
     EXPECT_EQ(message, "");
   } else {
     EXPECT_NE(message.find("found 8 to 9"), std::string::npos) << message;

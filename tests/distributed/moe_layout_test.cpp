@@ -9,12 +9,12 @@
 namespace xmoe {
 namespace {
 
-using distributed::world;
+using distributed::tested;
 
 class MoeLayout : public testing::Test {
  protected:
-  MoeLayout() { detect_topology(world(), 2); }
-  ~MoeLayout() override { world().set_nodes({}); }
+  MoeLayout() { detect_topology(tested(), 2); }
+  ~MoeLayout() override { tested().set_nodes({}); }
 
   static LayerCase layer_case(std::vector<std::int64_t> tokens) {
     return {.name = "layer", .experts_per_rank = 2, .top_k = 3, .tokens = std::move(tokens)};
@@ -22,7 +22,7 @@ class MoeLayout : public testing::Test {
   // This rank's part of the tokens of all.
   static std::int64_t first_token(const LayerCase& c) {
     std::int64_t first = 0;
-    for (int r = 0; r < world().rank(); ++r) first += c.tokens_of(r);
+    for (int r = 0; r < tested().rank(); ++r) first += c.tokens_of(r);
     return first;
   }
   static void expect_near(const LayerFixture& a, const LayerFixture& b, double tolerance) {
@@ -36,25 +36,25 @@ class MoeLayout : public testing::Test {
 };
 
 TEST_F(MoeLayout, ChunksEqualTheWhole) {
-  const Mesh mesh(world(), world().size());
+  const Mesh mesh(tested(), tested().size());
   // Fewer tokens than chunks on some ranks, none on others, none at all.
   for (const std::vector<std::int64_t>& tokens :
        {std::vector<std::int64_t>{19}, {11, 0, 1, 2}, {0, 3}, {0}}) {
     const LayerCase c = layer_case(tokens);
     for (const auto dispatcher : {DispatcherKind::flat, DispatcherKind::rbd}) {
       for (const std::optional<double> capacity : {std::optional<double>{}, std::optional<double>{0.75}}) {
-        MoeConfig config = config_of(c, world().size());
+        MoeConfig config = config_of(c, tested().size());
         config.dispatcher = dispatcher;
         config.capacity_factor = capacity;
         config.min_capacity = 1;
-        const std::int64_t own = c.tokens_of(world().rank());
-        LayerFixture whole(c, world().size(), mesh, first_token(c), own, config);
+        const std::int64_t own = c.tokens_of(tested().rank());
+        LayerFixture whole(c, tested().size(), mesh, first_token(c), own, config);
         whole.forward_backward();
         for (const std::int64_t chunks : {2, 3, 5}) {
           SCOPED_TRACE(fmt::format("{} chunks, capacity {}, {}", chunks, capacity.value_or(0.0),
                                    dispatcher == DispatcherKind::rbd ? "rbd" : "flat"));
           config.overlap_chunks = chunks;
-          LayerFixture parts(c, world().size(), mesh, first_token(c), own, config);
+          LayerFixture parts(c, tested().size(), mesh, first_token(c), own, config);
           parts.forward_backward();
           ASSERT_EQ(parts.kept.chunks.size(), static_cast<std::size_t>(chunks));
           EXPECT_EQ(parts.kept.dropped, whole.kept.dropped);
@@ -67,13 +67,13 @@ TEST_F(MoeLayout, ChunksEqualTheWhole) {
 
 TEST_F(MoeLayout, PaddedRefusesChunks) {
   const LayerCase c = layer_case({8});
-  MoeConfig config = config_of(c, world().size());
+  MoeConfig config = config_of(c, tested().size());
   config.dispatcher = DispatcherKind::padded;
   config.capacity_factor = 1.0;
   config.overlap_chunks = 2;
-  const Mesh mesh(world(), world().size());
+  const Mesh mesh(tested(), tested().size());
   try {
-    const LayerFixture layer(c, world().size(), mesh, 0, 8, config);
+    const LayerFixture layer(c, tested().size(), mesh, 0, 8, config);
     FAIL() << "accepted";
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("--moe-overlap-chunks 2"), std::string::npos) << error.what();
@@ -81,20 +81,20 @@ TEST_F(MoeLayout, PaddedRefusesChunks) {
 }
 
 TEST_F(MoeLayout, RecomputationGivesTheSameBits) {
-  const Mesh mesh(world(), world().size());
+  const Mesh mesh(tested(), tested().size());
   const LayerCase c = layer_case({16});
   for (const auto dispatcher : {DispatcherKind::flat, DispatcherKind::padded, DispatcherKind::rbd}) {
     for (const std::int64_t chunks : {1, 3}) {
       if (dispatcher == DispatcherKind::padded && chunks > 1) continue;
       SCOPED_TRACE(fmt::format("dispatcher {}, {} chunks", static_cast<int>(dispatcher), chunks));
-      MoeConfig config = config_of(c, world().size());
+      MoeConfig config = config_of(c, tested().size());
       config.dispatcher = dispatcher;
       config.overlap_chunks = chunks;
       config.capacity_factor = 0.75;
       config.min_capacity = 1;
-      const std::int64_t first = 16 * world().rank();
-      LayerFixture kept(c, world().size(), mesh, first, 16, config);
-      LayerFixture again(c, world().size(), mesh, first, 16, config, {.experts = true, .shared = true});
+      const std::int64_t first = 16 * tested().rank();
+      LayerFixture kept(c, tested().size(), mesh, first, 16, config);
+      LayerFixture again(c, tested().size(), mesh, first, 16, config, {.experts = true, .shared = true});
       kept.forward_backward();
       again.forward_backward();
       expect_near(again, kept, 1e-30);  // the same bits
@@ -108,29 +108,29 @@ TEST_F(MoeLayout, RecomputationGivesTheSameBits) {
 }
 
 TEST_F(MoeLayout, ShardsOfRowsAndOfExpertsEqualOneRank) {
-  const int n = world().size();
+  const int n = tested().size();
   constexpr std::int64_t kTokens = 12;  // of a rank
   const LayerCase c = layer_case({kTokens});
-  const auto self = make_self_communicator();
+  const auto self = make_self_communicator("one", distributed::tested_device());
   const Mesh alone(*self, 1);
   MoeConfig config = config_of(c, n);
   LayerFixture one(c, n, alone, 0, kTokens * n, config);
   one.forward_backward();
-  const std::int64_t first = kTokens * world().rank();
+  const std::int64_t first = kTokens * tested().rank();
   for (const int tp : {1, 2, 4}) {
     for (const bool ted : {false, true}) {
       for (const std::int64_t chunks : {1, 2}) {
         for (const bool recompute : {false, true}) {
           if (n % tp != 0) continue;
           SCOPED_TRACE(fmt::format("tp {} {} {} chunks {}", tp, ted ? "TED" : "SSMB", chunks, recompute));
-          const Mesh mesh(world(),
+          const Mesh mesh(tested(),
                           ParallelLayout{.tensor = tp, .expert = ted ? n / tp : n, .expert_tensor = ted});
           config.overlap_chunks = chunks;
           LayerFixture part(c, n, mesh, first, kTokens, config, {.experts = recompute, .shared = recompute});
           part.forward_backward();
           EXPECT_LT(difference(part.y, one.y.slice(first, first + kTokens)), c.tolerance());
           EXPECT_LT(difference(part.dx, one.dx.slice(first, first + kTokens)), c.tolerance());
-          world().all_reduce(part.weights.router.grad, ReduceOp::sum);
+          tested().all_reduce(part.weights.router.grad, ReduceOp::sum);
           EXPECT_LT(difference(part.weights.router.grad, one.weights.router.grad), c.tolerance());
           // The part of the experts' gradients that is here, found in the whole by its squares: ranks hold
           // disjoint parts that make up the whole.
@@ -140,7 +140,7 @@ TEST_F(MoeLayout, ShardsOfRowsAndOfExpertsEqualOneRank) {
             return sum;
           };
           for (const auto member : {&MoeWeights::experts_w1, &MoeWeights::experts_w2}) {
-            const double all = world().all_reduce(squares((part.weights.*member).grad), ReduceOp::sum);
+            const double all = tested().all_reduce(squares((part.weights.*member).grad), ReduceOp::sum);
             EXPECT_NEAR(all, squares((one.weights.*member).grad), 1e-4 * all);
           }
         }
@@ -163,7 +163,7 @@ void route_evenly(LayerFixture& layer, std::int64_t first_token, std::int64_t ex
 }
 
 TEST_F(MoeLayout, KeptBytesFallWithTheTensorParallelSize) {
-  const int n = world().size();
+  const int n = tested().size();
   constexpr std::int64_t kSequence = 64;  // tokens of a dp rank's micro-batch
   constexpr std::int64_t kTopK = 2;
   LayerCase c{.name = "bytes", .experts_per_rank = 2, .top_k = kTopK, .hidden = 24, .tokens = {kSequence}};
@@ -174,7 +174,7 @@ TEST_F(MoeLayout, KeptBytesFallWithTheTensorParallelSize) {
   for (const int tp : {1, 2, 4}) {
     if (n % tp != 0) continue;
     for (const bool ted : {false, true}) {
-      const Mesh mesh(world(),
+      const Mesh mesh(tested(),
                       ParallelLayout{.tensor = tp, .expert = ted ? n / tp : n, .expert_tensor = ted});
       const std::int64_t rows = kSequence / tp;
       LayerFixture part(c, n, mesh, 0, rows, config);

@@ -193,7 +193,9 @@ int run_tests(int argc, char** argv) {
   if (const int status = status_without(backend.device, the_world->rank()); status != 0) return status;
   std::unique_ptr<Communicator> on_device;
   if (!backend.device.is_cpu())
-    on_device = make_device_communicator(*the_world, backend.device, backend.backend);
+    on_device = the_world->size() == 1
+                    ? make_self_communicator("world", backend.device)
+                    : make_device_communicator(*the_world, backend.device, backend.backend);
   the_tested = on_device == nullptr ? the_world : on_device.get();
   the_device = backend.device;
   in_rank_order = backend.device.is_cpu() || backend.backend != DeviceBackend::nccl;

@@ -13,8 +13,9 @@ namespace xmoe::distributed {
 
 Communicator& world();
 
-// The group whose collectives are tested: the host's, or with XMOE_TEST_COLLECTIVES=nccl (or staged) in the
-// environment that of GPUs, which ranks share where there are too few.
+// The group whose collectives are tested, and over which layers and trainings are laid out: the host's, or
+// with XMOE_TEST_COLLECTIVES=nccl (or staged) in the environment that of GPUs, which ranks share where there
+// are too few.
 Communicator& tested();
 const Device& tested_device();
 bool sums_in_rank_order();  // all but NCCL
@@ -50,8 +51,8 @@ class Mirror {
 // Nodes of so many ranks each while it lives.
 class SimulatedNodes {
  public:
-  explicit SimulatedNodes(int ranks_per_node = 2) { detect_topology(world(), ranks_per_node); }
-  ~SimulatedNodes() { world().set_nodes({}); }
+  explicit SimulatedNodes(int ranks_per_node = 2) { detect_topology(tested(), ranks_per_node); }
+  ~SimulatedNodes() { tested().set_nodes({}); }
   SimulatedNodes(const SimulatedNodes&) = delete;
   SimulatedNodes& operator=(const SimulatedNodes&) = delete;
 };

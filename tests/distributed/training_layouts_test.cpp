@@ -15,7 +15,8 @@ namespace xmoe {
 namespace {
 
 using distributed::SimulatedNodes;
-using distributed::world;
+using distributed::tested;
+using distributed::tested_device;
 
 constexpr std::int64_t kSequences = 8;  // of the global batch: one micro-batch over all ranks
 constexpr int kSteps = 10;
@@ -85,7 +86,7 @@ Course train(ModelConfig config, Communicator& ranks, const LayoutCase& layout =
   config.recompute = layout.recompute;
   if (layout.dispatcher != DispatcherKind::flat) config.moe.dispatcher = layout.dispatcher;
   Mesh mesh(ranks, layout.parallel);
-  Transformer model(config, dtype, mesh, 5, true);
+  Transformer model(config, dtype, mesh, 5, true, tested_device());
   OptimizerConfig options;
   options.clip_grad = 1.0;
   Optimizer optimizer(options, model.parameters(), mesh, layout.zero_stage);
@@ -125,7 +126,7 @@ void expect_same(const Course& a, const Course& b, double tolerance = kTolerance
 // Every layout that fits the ranks and the heads. Placements differ where an expert has several replicas and
 // the experts several ranks.
 std::vector<ParallelLayout> all_layouts(const ModelConfig& config) {
-  const int ranks = world().size();
+  const int ranks = tested().size();
   std::vector<ParallelLayout> layouts;
   for (const int tp : {1, 2, 4}) {
     for (const int ep : {1, 2, 4, 8}) {
@@ -148,13 +149,13 @@ std::vector<ParallelLayout> all_layouts(const ModelConfig& config) {
 
 void expect_one_ranks_course(const ModelConfig& config, const std::vector<LayoutCase>& cases,
                              DType dtype = DType::f32) {
-  const auto self = make_self_communicator();
+  const auto self = make_self_communicator("one", tested_device());
   const Course one = train(config, *self, {}, 1, dtype);
   EXPECT_LT(one.losses.back(), 0.9 * one.losses.front())
       << "nothing was learnt: the comparison would prove little";
   for (const LayoutCase& c : cases) {
     SCOPED_TRACE(describe(c));
-    expect_same(train(config, world(), c, 1, dtype), one, dtype == DType::f32 ? kTolerance : kBf16Tolerance);
+    expect_same(train(config, tested(), c, 1, dtype), one, dtype == DType::f32 ? kTolerance : kBf16Tolerance);
   }
 }
 
@@ -200,7 +201,7 @@ TEST(TrainingLayouts, EqualOneRankWithGroupedQueries) {
   config.kv_heads = 2;
   std::vector<LayoutCase> cases;
   for (const int tp : {1, 2})
-    if (world().size() % tp == 0) cases.push_back({.parallel = {.tensor = tp, .expert = world().size()}});
+    if (tested().size() % tp == 0) cases.push_back({.parallel = {.tensor = tp, .expert = tested().size()}});
   expect_one_ranks_course(config, cases);
 }
 
@@ -211,7 +212,7 @@ TEST(TrainingLayouts, EqualOneRankWithSigmoidGroupsAndBias) {
 std::vector<LayoutCase> largest_layouts() {
   std::vector<LayoutCase> cases;
   for (const ParallelLayout& layout : all_layouts(small_model()))
-    if (layout.expert * (layout.expert_tensor ? layout.tensor : 1) == world().size())
+    if (layout.expert * (layout.expert_tensor ? layout.tensor : 1) == tested().size())
       cases.push_back({.parallel = layout});
   return cases;
 }
@@ -237,21 +238,21 @@ TEST(TrainingLayouts, ChunksAndRecomputationChangeNothing) {
 
 TEST(TrainingLayouts, PaddedWithRoomForAllEqualsFlat) {
   ModelConfig c = small_model();
-  const auto self = make_self_communicator();
+  const auto self = make_self_communicator("one", tested_device());
   const Course flat = train(c, *self);
   c.moe.capacity_factor = static_cast<double>(c.moe.router.experts);
   c.moe.dispatcher = DispatcherKind::padded;
-  expect_same(train(c, world(), {.parallel = {.expert = world().size()}}), flat);
+  expect_same(train(c, tested(), {.parallel = {.expert = tested().size()}}), flat);
 }
 
 TEST(TrainingLayouts, GradientAccumulationEqualsOneBatch) {
   // Without auxiliary losses, which are those of a micro-batch by definition.
-  if (world().size() > 4) GTEST_SKIP() << "two micro-batches of one sequence need at most four ranks";
+  if (tested().size() > 4) GTEST_SKIP() << "two micro-batches of one sequence need at most four ranks";
   ModelConfig c = small_model();
   c.moe.router.aux_loss_coeff = 0.0;
   c.moe.router.z_loss_coeff = 0.0;
-  Course whole = train(c, world());
-  Course parts = train(c, world(), {}, 2);
+  Course whole = train(c, tested());
+  Course parts = train(c, tested(), {}, 2);
   for (auto* course : {&whole, &parts}) course->aux.assign(course->aux.size(), 0.0);
   expect_same(parts, whole);
 }
@@ -270,11 +271,11 @@ TEST(TrainingLayouts, SteadyStateAllocatesNothing) {
   };
   for (const auto& [dtype, tensor, chunks] :
        {Way{DType::f32, 1, 1}, Way{DType::bf16, 1, 1}, Way{DType::bf16, 2, 2}}) {
-    if (world().size() % tensor != 0) continue;
+    if (tested().size() % tensor != 0) continue;
     config.moe.overlap_chunks = chunks;
     const std::int64_t micro = kSequencesOfRank * tensor;
-    Mesh mesh(world(), ParallelLayout{.tensor = tensor, .expert = world().size()});
-    Transformer model(config, dtype, mesh, 5, true);
+    Mesh mesh(tested(), ParallelLayout{.tensor = tensor, .expert = tested().size()});
+    Transformer model(config, dtype, mesh, 5, true, tested_device());
     Optimizer optimizer({}, model.parameters(), mesh);
     TrainingStep step(model, optimizer, mesh, micro);
     // Groups make arenas as their transfers need them: a new one must be seen as well.
@@ -312,7 +313,7 @@ TEST(TrainingLayouts, EvaluationDropsNothingOnAnyLayout) {
     c.moe.min_capacity = 1;
     c.moe.dispatcher = dispatcher;
     Mesh mesh(ranks, layout);
-    Transformer model(c, DType::f32, mesh, 5, false);
+    Transformer model(c, DType::f32, mesh, 5, false, tested_device());
     const std::int64_t sequences = kSequences / mesh.dp().size();
     Arena memory({}, MemoryTag::workspace);
     const Tensor tokens = memory.tensor(DType::i32, {sequences * c.seq_length});
@@ -324,23 +325,23 @@ TEST(TrainingLayouts, EvaluationDropsNothingOnAnyLayout) {
     for (std::int64_t i = 0; i < losses.dim(0); ++i) sum += static_cast<double>(losses.data<float>()[i]);
     return mesh.dp().all_reduce(sum, ReduceOp::sum);
   };
-  const auto self = make_self_communicator();
+  const auto self = make_self_communicator("one", tested_device());
   const double one = loss_of(*self, {}, DispatcherKind::flat);
   for (const ParallelLayout& layout : all_layouts(small_model()))
     for (const auto dispatcher : {DispatcherKind::flat, DispatcherKind::padded})
-      EXPECT_NEAR(loss_of(world(), layout, dispatcher), one, 1e-6 * one)
+      EXPECT_NEAR(loss_of(tested(), layout, dispatcher), one, 1e-6 * one)
           << describe({.parallel = layout, .dispatcher = dispatcher});
 }
 
 TEST(TrainingLayouts, SameRunSameBits) {
   const SimulatedNodes nodes;
   for (const auto dispatcher : {DispatcherKind::flat, DispatcherKind::rbd}) {
-    const LayoutCase layout{.parallel = {.tensor = std::min(2, world().size()), .expert = world().size()},
+    const LayoutCase layout{.parallel = {.tensor = std::min(2, tested().size()), .expert = tested().size()},
                             .zero_stage = 1,
                             .dispatcher = dispatcher,
                             .chunks = 2};
-    const Course a = train(small_model(), world(), layout);
-    const Course b = train(small_model(), world(), layout);
+    const Course a = train(small_model(), tested(), layout);
+    const Course b = train(small_model(), tested(), layout);
     EXPECT_EQ(a.losses, b.losses) << describe(layout);
     EXPECT_EQ(a.aux, b.aux) << describe(layout);
     EXPECT_EQ(a.norms, b.norms) << describe(layout);
