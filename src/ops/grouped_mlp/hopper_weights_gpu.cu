@@ -18,7 +18,8 @@ struct WeightProductParameters {
   int row_blocks, column_blocks;
 };
 
-__device__ inline int expert_blocks(const WeightProductParameters& p, int expert) {
+// Unused in the code for other GPUs, where the kernel is empty; so is add_sums().
+[[maybe_unused]] __device__ inline int expert_blocks(const WeightProductParameters& p, int expert) {
   return p.experts.begin[expert + 1] > p.experts.begin[expert] ? p.row_blocks : 0;
 }
 
@@ -66,8 +67,8 @@ __device__ void load_tiles(const WeightProductParameters& p, Ring ring) {
   }
 }
 
-__device__ void add_sums(const WeightProductParameters& p, const float (&sums)[kSums], const Tile& tile,
-                         int consumer) {
+[[maybe_unused]] __device__ void add_sums(const WeightProductParameters& p, const float (&sums)[kSums],
+                                          const Tile& tile, int consumer) {
   const int lane = lane_index();
   const int warp = static_cast<int>(threadIdx.x) % kWarpgroup / kWarpSize;
   const int row = tile.row_block * kRows + consumer * kBlockRows + warp * 16 + lane / 4;
@@ -83,9 +84,8 @@ __device__ void add_sums(const WeightProductParameters& p, const float (&sums)[k
   }
 }
 
-// Unused in the code for other GPUs, where the kernel is empty.
 template <typename T>
-[[maybe_unused]] __device__ void multiply_tiles(const WeightProductParameters& p, Ring ring) {
+__device__ void multiply_tiles(const WeightProductParameters& p, Ring ring) {
   const int consumer = static_cast<int>(threadIdx.x) / kWarpgroup - 1;
   TileWalk walk(p.experts, p.column_blocks);
   Tile tile;
