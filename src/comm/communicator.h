@@ -3,7 +3,7 @@
 // but for those named start_*, which return a Transfer. One thread of a process makes all calls.
 //
 // Sums are taken in rank order whatever algorithm moves the bytes, so that the same inputs give the same
-// bits; bf16 is summed in f32.
+// bits; bf16 and f16 are summed in f32.
 #pragma once
 
 #include <cstdint>
@@ -52,7 +52,7 @@ class Communicator {
   virtual int size() const = 0;
   virtual const std::string& name() const = 0;  // of the group: "world", "ep", ...
 
-  virtual void all_reduce(const Tensor& values, ReduceOp op) = 0;  // in place; f32, bf16, i64
+  virtual void all_reduce(const Tensor& values, ReduceOp op) = 0;  // in place; floats, i64
   virtual void all_gather(const Tensor& input,                     // [n, ...]
                           const Tensor& output) = 0;               // [size * n, ...], by rank
   virtual void reduce_scatter(const Tensor& input,                 // [size * n, ...]
@@ -69,7 +69,7 @@ class Communicator {
   // memory that the transfer brings along. `output` of the first may be this rank's part of `input`; `input`
   // of the second may be this rank's part of `output`.
   virtual std::unique_ptr<Transfer> start_reduce_scatter(const Tensor& input,        // [size * n, ...]
-                                                         const Tensor& output) = 0;  // [n, ...]; f32, bf16
+                                                         const Tensor& output) = 0;  // [n, ...]; floats, i64
   virtual std::unique_ptr<Transfer> start_all_gather(const Tensor& input,            // [n, ...]
                                                      const Tensor& output) = 0;      // [size * n, ...]
   virtual void barrier() = 0;  // all ranks have come here, and what they had queued on their devices is done

@@ -39,8 +39,8 @@ void check_rows(const Tensor& whole, const Tensor& part, int size, const char* o
 void check_reducible(const Tensor& values, const Device& device) {
   check_place(values, device);
   const DType dtype = values.dtype();
-  XMOE_CHECK(dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::i64,
-             "a reduction takes f32, bf16 or i64, got {}", name_of(dtype));
+  XMOE_CHECK(is_float(dtype) || dtype == DType::i64, "a reduction takes f32, bf16, f16 or i64, got {}",
+             name_of(dtype));
 }
 
 void check_all_gather(const Tensor& input, const Tensor& output, int size, const Device& device) {

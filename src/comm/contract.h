@@ -8,7 +8,7 @@
 
 namespace xmoe::contract {
 
-void check_reducible(const Tensor& values, const Device& device = {});  // f32, bf16 or i64
+void check_reducible(const Tensor& values, const Device& device = {});  // f32, bf16, f16 or i64
 void check_all_gather(const Tensor& input,                              // [n, ...]
                       const Tensor& output,                             // [size * n, ...]
                       int size, const Device& device = {});

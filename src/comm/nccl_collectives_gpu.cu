@@ -28,6 +28,8 @@ ncclDataType_t type_of(DType dtype) {
       return ncclFloat32;
     case DType::bf16:
       return ncclBfloat16;
+    case DType::f16:
+      return ncclFloat16;
     case DType::i64:
       return ncclInt64;
     default:
@@ -150,8 +152,8 @@ void NcclCollectives::all_reduce(const Tensor& values, ReduceOp op) {
   const std::int64_t n = values.numel();
   if (n == 0) return;
   count_all_reduce(n, static_cast<std::int64_t>(size_of(values.dtype())));
-  if (op != ReduceOp::sum && values.dtype() == DType::f32) return reduce_floats(values.data<float>(), n, op);
-  if (op != ReduceOp::sum && values.dtype() == DType::bf16) return reduce_floats(values.data<bf16>(), n, op);
+  if (op != ReduceOp::sum && is_float(values.dtype()))
+    return with_float(values.dtype(), [&]<typename T>(T) { reduce_floats(values.data<T>(), n, op); });
   group().run("all_reduce", false, [&](ncclComm_t comm, Stream stream) {
     group_->check(ncclAllReduce(values.raw(), values.raw(), static_cast<std::size_t>(n),
                                 type_of(values.dtype()), op_of(op), comm, stream),

@@ -77,6 +77,8 @@ void reduce_parts(ReduceOp op, DType dtype, const void* parts, int ranks, std::i
       return reduce<float, float>(op, parts, ranks, n, out);
     case DType::bf16:
       return reduce<bf16, float>(op, parts, ranks, n, out);
+    case DType::f16:
+      return reduce<f16, float>(op, parts, ranks, n, out);
     case DType::i64:
       return reduce<std::int64_t, std::int64_t>(op, parts, ranks, n, out);
     default:

@@ -9,9 +9,9 @@
 
 namespace xmoe {
 
-// out[i] = op over ranks r, in order, of parts[r * n + i]. f32, bf16 (in f32, rounded once) or i64. A NaN
-// survives max and min, so that a value that is not finite anywhere is seen everywhere. `out` may be any one
-// of the parts.
+// out[i] = op over ranks r, in order, of parts[r * n + i]. f32, bf16 and f16 (in f32, rounded once) or i64. A
+// NaN survives max and min, so that a value that is not finite anywhere is seen everywhere. `out` may be any
+// one of the parts.
 void reduce_parts(ReduceOp op, DType dtype, const void* parts, int ranks, std::int64_t n, void* out);
 
 // Bytes of a reduction in flight at once: a message to each of some tens of ranks is then still long enough

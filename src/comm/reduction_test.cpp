@@ -25,6 +25,14 @@ TEST(Reduction, RoundsBf16Once) {
   EXPECT_EQ(static_cast<float>(out), 258.0F);
 }
 
+TEST(Reduction, RoundsF16Once) {
+  // 2048 + 1 + 1: rounded after every step it stays 2048.
+  const std::vector<f16> parts = {f16(2048.0F), f16(1.0F), f16(1.0F)};
+  f16 out;
+  reduce_parts(ReduceOp::sum, DType::f16, parts.data(), 3, 1, &out);
+  EXPECT_EQ(static_cast<float>(out), 2050.0F);
+}
+
 TEST(Reduction, CountsBeyondFloat) {
   const std::vector<std::int64_t> parts = {(std::int64_t{1} << 53) + 1, 1};
   std::int64_t out = 0;

@@ -8,10 +8,12 @@
 #define XMOE_GPU_NAME(name) emulated##name
 #elif defined(__HIP_PLATFORM_AMD__)
 #include <hip/hip_bf16.h>
+#include <hip/hip_fp16.h>
 #include <hip/hip_runtime.h>
 #define XMOE_GPU_NAME(name) hip##name
 #else
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #define XMOE_GPU_NAME(name) cuda##name
 #endif
@@ -20,6 +22,7 @@
 #include <cstdint>
 #include <cstring>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 #include "base/dtype.h"
@@ -118,15 +121,38 @@ __device__ T* dynamic_shared() {
 
 __device__ inline float to_float(float x) { return x; }
 __device__ inline float to_float(bf16 x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
+__device__ inline float to_float(f16 x) { return __half2float(__ushort_as_half(x.bits)); }
 __device__ inline void round_to(float value, float& to) { to = value; }
 __device__ inline void round_to(float value, bf16& to) {
   to.bits = __bfloat16_as_ushort(__float2bfloat16_rn(value));
 }
 
-// Both in one word, as they lie in memory.
-__device__ inline unsigned round_pair(float first, float second) {
-  const auto pair = __floats2bfloat162_rn(first, second);
-  return *reinterpret_cast<const unsigned*>(&pair);
+__device__ inline void round_to(float value, f16& to) { to.bits = __half_as_ushort(__float2half_rn(value)); }
+
+// Two numbers of T, of 16 bits each, in one word as they lie in memory, and the two of a word.
+template <typename T>
+__device__ unsigned round_pair(float first, float second) {
+  if constexpr (std::is_same_v<T, f16>) {
+    const auto pair = __floats2half2_rn(first, second);
+    return *reinterpret_cast<const unsigned*>(&pair);
+  } else {
+    const auto pair = __floats2bfloat162_rn(first, second);
+    return *reinterpret_cast<const unsigned*>(&pair);
+  }
+}
+template <typename T>
+__device__ float lower(unsigned word) {
+  if constexpr (std::is_same_v<T, f16>)
+    return __half2float(__ushort_as_half(static_cast<unsigned short>(word & 0xffffU)));
+  else
+    return __uint_as_float(word << 16);
+}
+template <typename T>
+__device__ float upper(unsigned word) {
+  if constexpr (std::is_same_v<T, f16>)
+    return __half2float(__ushort_as_half(static_cast<unsigned short>(word >> 16)));
+  else
+    return __uint_as_float(word & 0xffff0000U);
 }
 
 template <typename T>

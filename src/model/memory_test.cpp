@@ -51,7 +51,7 @@ void check(const ModelConfig& config, DType dtype) {
 }
 
 TEST(ModelMemory, IsWhatAModelTakes) {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     check(model(), dtype);
     ModelConfig untied = model();
     untied.tied_embeddings = false;

@@ -26,7 +26,7 @@ void ParameterSet::lay_out(const Placement& placement) {
   const int stages = specs_.empty() ? 0 : specs_.back().stage + 1;
   for (int r = 0; r < kReplications; ++r) {
     const auto replication = static_cast<Replication>(r);
-    for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
       ParameterGroup group;
       group.replication = replication;
       group.dtype = dtype;

@@ -64,7 +64,7 @@ class TransformerTest : public testing::Test {
 };
 
 TEST_F(TransformerTest, SteadyStateAllocatesNothing) {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     Transformer model(small_model(), dtype, mesh, 1, true);
     // Warm-up: the first step finds out how much is needed, the second begins with it in one piece.
     fill_batch(model.config(), 3, 0);

@@ -105,7 +105,7 @@ void expect_equal_runs(const MoeConfig& config, const MoeRecompute& recompute, D
 
 TEST_P(MoeLayerOnGpu, EqualsTheCpu) {
   for (const auto dispatcher : {DispatcherKind::flat, DispatcherKind::rbd})
-    for (const DType dtype : {DType::f32, DType::bf16})
+    for (const DType dtype : kComputeDtypes)
       for (const std::int64_t chunks : {1, 3}) {
         SCOPED_TRACE(fmt::format("dispatcher {}, {}, {} chunks", static_cast<int>(dispatcher), name_of(dtype),
                                  chunks));

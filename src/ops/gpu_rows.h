@@ -13,7 +13,7 @@ namespace xmoe::gpu {
 
 // Enough to hide the latency of memory at 8 blocks a multiprocessor, few enough for short rows.
 inline constexpr int kBlockThreads = 256;
-// Elements that a thread handles at a time: 16 bytes of bf16, twice 16 of f32.
+// Elements that a thread handles at a time: 16 bytes of bf16 or f16, twice 16 of f32.
 inline constexpr int kPack = 8;
 
 inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -57,8 +57,8 @@ __device__ inline std::int64_t thread_index() {
   return static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
 }
 
-// N elements of T as they lie in memory, in words. Two bf16 share one, the lower first: taking them apart by
-// shifts costs an instruction an element, where members of 16 bits cost several.
+// N elements of T as they lie in memory, in words. Two of 16 bits share one, the lower first: taking them
+// apart by shifts costs an instruction an element, where members of 16 bits cost several.
 template <typename T, int N>
 struct Raw {
   static constexpr int kBytes = N * static_cast<int>(sizeof(T));
@@ -98,7 +98,7 @@ __device__ void to_floats(const Raw<T, N>& raw, float (&to)[N]) {
       to[i] = __uint_as_float(raw.words[i]);
     } else {
       const unsigned word = raw.words[i / 2];
-      to[i] = __uint_as_float(i % 2 == 0 ? word << 16 : word & 0xffff0000U);
+      to[i] = i % 2 == 0 ? lower<T>(word) : upper<T>(word);
     }
   }
 }
@@ -136,7 +136,7 @@ __device__ void store(const float (&from)[N], T* to) {
       if constexpr (std::is_same_v<T, float>)
         raw.words[i] = __float_as_uint(from[i]);
       else
-        raw.words[i / 2] = round_pair(from[i], from[i + 1]);
+        raw.words[i / 2] = round_pair<T>(from[i], from[i + 1]);
     }
     store_raw(raw, to);
   }

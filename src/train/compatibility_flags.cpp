@@ -26,7 +26,7 @@ void add_compatibility_flags(FlagTable& table) {
                   "with --zero-stage 1 new values of a bucket always travel while the next one is updated");
   table.satisfied("accumulate-allreduce-grads-in-fp32", Arity::none, "gradients are summed in fp32");
   table.satisfied("use-precision-aware-optimizer", Arity::none,
-                  "--exp-avg-dtype and --exp-avg-sq-dtype stand for themselves, and fp32 masters of bf16 "
+                  "--exp-avg-dtype and --exp-avg-sq-dtype stand for themselves, and fp32 masters of 16-bit "
                   "parameters are always held as 16-bit remainders");
   table.only("main-params-dtype", {"fp32"}, "masters are exact in fp32");
   table.only("main-grads-dtype", {"fp32"}, "gradients are summed in fp32");
@@ -51,7 +51,7 @@ void add_compatibility_flags(FlagTable& table) {
   only_one("pipeline-model-parallel-size");
   only_one("context-parallel-size");
   table.refused("use-tutel", Arity::none, "another system's kernels; use --moe-dispatcher flat");
-  table.refused("fp16", Arity::none, "not built yet; use --bf16, or fp32 without a flag");
+  table.refused("fp16-lm-cross-entropy", Arity::none, "the loss is computed in fp32; leave the flag out");
   table.refused("moe-eval-capacity-factor", Arity::one, "evaluation drops nothing; leave the flag out");
   table.refused("add-qkv-bias", Arity::none, "linear layers have no bias; leave the flag out");
   table.refused("vocab-file|merge-file", Arity::one,

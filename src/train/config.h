@@ -63,6 +63,15 @@ struct OptimizerConfig {
   std::uint64_t rounding_seed = 0;              // of bf16 moments' rounding; resolve() takes it from --seed
 };
 
+// Of f16, in which small gradients vanish and large ones overflow (loss_scaler.h).
+struct LossScaleConfig {
+  double constant = 0.0;        // --loss-scale; 0: dynamic, by the others
+  double initial = 0x1p32;      // --initial-loss-scale
+  double minimum = 1.0;         // --min-loss-scale
+  std::int64_t window = 1000;   // --loss-scale-window: iterations without overflow until the scale doubles
+  std::int64_t hysteresis = 2;  // --hysteresis: overflows until it falls
+};
+
 struct BatchConfig {
   std::int64_t micro = 1;   // --micro-batch-size: sequences of one forward of one data-parallel worker
   std::int64_t global = 0;  // --global-batch-size: sequences of one optimizer step; 0: micro * workers
@@ -122,7 +131,8 @@ struct TrainConfig {
   BatchConfig batch;
   OptimizerConfig optimizer;
   // f32 unless asked: exact, and the faster of the two where a CPU has no bf16 units.
-  DType compute_dtype = DType::f32;  // --bf16
+  DType compute_dtype = DType::f32;  // --bf16, --fp16
+  LossScaleConfig loss_scale;        // has no effect but in f16
   LoggingConfig logging;
   ValidationConfig validation;
   CheckpointConfig checkpoint;
@@ -154,7 +164,7 @@ struct EvalConfig {
   ParallelLayout layout;
   std::int64_t ranks_per_node = 0;     // --ranks-per-node
   double timeout_minutes = 10.0;       // --distributed-timeout-minutes
-  std::optional<DType> compute_dtype;  // --bf16, --fp32; unset: that of the training
+  std::optional<DType> compute_dtype;  // --bf16, --fp16, --fp32; unset: that of the training
   std::filesystem::path output;        // --output: the result as JSON; empty: only printed
 };
 
@@ -173,7 +183,7 @@ struct GenerateConfig {
   ParallelLayout layout;
   std::int64_t ranks_per_node = 0;     // --ranks-per-node
   double timeout_minutes = 10.0;       // --distributed-timeout-minutes
-  std::optional<DType> compute_dtype;  // --bf16, --fp32; unset: that of the training
+  std::optional<DType> compute_dtype;  // --bf16, --fp16, --fp32; unset: that of the training
 };
 
 // Everything that is contradictory, missing or out of range in a configuration for `world_size` ranks. `flag`

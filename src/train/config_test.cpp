@@ -81,6 +81,20 @@ TEST_F(ConfigTest, FindsWhatDoesNotDivide) {
   EXPECT_EQ(flags(), Flags{"kv-channels"});
 }
 
+TEST_F(ConfigTest, ScalesOfTheLossAreOfF16) {
+  config_.loss_scale.constant = 128.0;
+  EXPECT_EQ(flags(), Flags{"loss-scale"});
+  config_.compute_dtype = DType::bf16;
+  EXPECT_EQ(flags(), Flags{"loss-scale"});
+  config_.compute_dtype = DType::f16;
+  EXPECT_EQ(flags(), Flags{});
+  config_.loss_scale.minimum = config_.loss_scale.initial * 2.0;
+  EXPECT_EQ(flags(), Flags{"min-loss-scale"});
+  config_.compute_dtype = DType::f32;  // as in Megatron, a dynamic scale's settings may stand without --fp16
+  config_.loss_scale.constant = 0.0;
+  EXPECT_EQ(flags(), Flags{});
+}
+
 TEST_F(ConfigTest, ChecksTheRouter) {
   RouterConfig& router = config_.model.moe.router;
   router.top_k = 17;

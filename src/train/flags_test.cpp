@@ -128,6 +128,8 @@ TEST(Flags, DispatcherHasManyNames) {
   dispatcher({{"moe-dispatcher", "padded"}, {"use-pft", "true"}}, 1);
   dispatcher({{"moe-pad-expert-input-to-capacity", "true"}, {"use-uneven-all-to-all", "true"}}, 1);
   dispatcher({{"bf16", "true"}, {"fp32", "true"}}, 1);
+  dispatcher({{"bf16", "true"}, {"fp16", "true"}}, 1);
+  dispatcher({{"fp16", "true"}, {"fp32", "true"}}, 1);
 }
 
 TEST(Flags, WhatIsNotBuiltIsRefusedByName) {
@@ -138,11 +140,47 @@ TEST(Flags, WhatIsNotBuiltIsRefusedByName) {
     EXPECT_EQ(problems_of(table), "");
   }
   table.assign("pipeline-model-parallel-size", {"2"}, kCommandLine);
-  table.assign("fp16", {"true"}, kCommandLine);
+  table.assign("use-tutel", {"true"}, kCommandLine);
   table.assign("use-mcore-models", {"true"}, kCommandLine);
   ASSERT_EQ(table.problems().size(), 2U);
   EXPECT_EQ(table.problems()[0].message, "'2' is not possible (not built yet): use 1 or leave the flag out");
-  EXPECT_EQ(table.problems()[1].message, "is refused: not built yet; use --bf16, or fp32 without a flag");
+  EXPECT_EQ(table.problems()[1].message, "is refused: another system's kernels; use --moe-dispatcher flat");
+}
+
+TEST(Flags, APrecisionOfTheCommandLineReplacesThatOfAFile) {
+  TrainConfig config;
+  FlagTable table = train_flags(config);
+  table.assign_file(kConfigs / "runs/paper.toml");
+  EXPECT_EQ(config.compute_dtype, DType::bf16);
+  table.assign("fp16", {"true"}, kCommandLine);
+  EXPECT_EQ(problems_of(table), "");
+  EXPECT_EQ(config.compute_dtype, DType::f16);
+}
+
+TEST(Flags, LossScalesAreMegatrons) {
+  TrainConfig config;
+  FlagTable table = train_flags(config);
+  table.assign_text("fp16 = true", "x.toml");
+  EXPECT_EQ(config.compute_dtype, DType::f16);
+  EXPECT_EQ(config.loss_scale.constant, 0.0);
+  EXPECT_EQ(config.loss_scale.initial, 4294967296.0);
+  EXPECT_EQ(config.loss_scale.minimum, 1.0);
+  EXPECT_EQ(config.loss_scale.window, 1000);
+  EXPECT_EQ(config.loss_scale.hysteresis, 2);
+  table.assign_text(
+      "loss-scale = 128\ninitial-loss-scale = 65536\nmin-loss-scale = 0.5\nloss-scale-window = 500\n"
+      "hysteresis = 4",
+      "y.toml");
+  EXPECT_EQ(problems_of(table), "");
+  EXPECT_EQ(config.loss_scale.constant, 128.0);
+  EXPECT_EQ(config.loss_scale.initial, 65536.0);
+  EXPECT_EQ(config.loss_scale.minimum, 0.5);
+  EXPECT_EQ(config.loss_scale.window, 500);
+  EXPECT_EQ(config.loss_scale.hysteresis, 4);
+  EXPECT_EQ(to_text(train_config_from_text(to_text(config), "text")), to_text(config));
+  for (const char* name : {"min-loss-scale", "initial-loss-scale", "loss-scale-window", "hysteresis"})
+    table.assign(name, {"0"}, kCommandLine);
+  EXPECT_EQ(table.problems().size(), 4U) << problems_of(table);
 }
 
 TEST(Flags, LayoutsAreRead) {

@@ -43,7 +43,7 @@ TrainConfig papers_small() {
 }
 
 TEST(MemoryAccount, IsWhatATrainingTakes) {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     for (const DType moments : {DType::f32, DType::bf16}) {
       TrainConfig c = small();
       c.compute_dtype = dtype;

@@ -23,8 +23,8 @@ struct IterationMetrics {
   double aux_loss = 0.0;  // with its coefficient; mean since the last report
   double z_loss = 0.0;    // likewise
   double learning_rate = 0.0;
-  double grad_norm = 0.0;  // before clipping
-  double loss_scale = 1.0;
+  double grad_norm = 0.0;          // before clipping
+  double loss_scale = 1.0;         // of the next iteration
   double step_ms = 0.0;            // mean since the last report
   double tokens_per_second = 0.0;  // of all ranks together
   // Useful model FLOPs only (active experts' kept rows, causal attention as half) per second and rank, in
@@ -35,7 +35,7 @@ struct IterationMetrics {
   double dropped_fraction = 0.0;           // assignments dropped for capacity / all assignments
   double expert_load_max_over_mean = 0.0;  // mean over the MoE layers; 0: a dense model
   std::int64_t skipped_iterations = 0;     // since the last report
-  std::int64_t nan_iterations = 0;         // since the last report
+  std::int64_t nan_iterations = 0;         // likewise; those skipped for more than a loss scale too large
   std::optional<double> seconds_left;      // of the whole training; in the line only
   std::optional<Breakdown> breakdown;      // in the file; a table of its own behind the line
 };

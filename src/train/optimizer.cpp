@@ -52,7 +52,7 @@ void Optimizer::allocate() {
   runs_.resize(reduction_.buckets().size());
   for (std::size_t g = 0; g < groups.size(); ++g) {
     // One tensor for all runs of a group: sizes of parts need not be multiples of the arena's alignment.
-    // Values start in bf16, so that nothing remains of them.
+    // Values start in their 16 bits, so that nothing remains of them.
     const Shape size = {state_size(groups[g], sharded_)};
     const Tensor remainder = groups[g].dtype == DType::f32 ? Tensor{} : arena_.zeros(DType::i16, size);
     const Tensor m = arena_.zeros(config_.exp_avg_dtype, size);
@@ -106,7 +106,7 @@ void Optimizer::add_state(const Parameter& p) {
   states_.push_back(state);
 }
 
-double Optimizer::gradient_norm(const Context& ctx) {
+double Optimizer::gradient_norm(const Context& ctx, double loss_scale) {
   // Every element of the model is in the own part of one rank of the world, whoever else holds it.
   double squares = 0.0;
   {
@@ -116,10 +116,10 @@ double Optimizer::gradient_norm(const Context& ctx) {
   }
   reduction_.finish();
   const profile::Scope scope(profile::Activity::reduction);
-  return std::sqrt(mesh_.world().all_reduce(squares, ReduceOp::sum));
+  return std::sqrt(mesh_.world().all_reduce(squares, ReduceOp::sum)) / loss_scale;
 }
 
-void Optimizer::step(const Context& ctx, double learning_rate, double gradient_norm) {
+void Optimizer::step(const Context& ctx, double learning_rate, double gradient_norm, double loss_scale) {
   // The small term is that of the usual implementations; it matters only when the norm vanishes.
   constexpr double kEpsilon = 1e-6;
   AdamWOptions options;
@@ -130,6 +130,7 @@ void Optimizer::step(const Context& ctx, double learning_rate, double gradient_n
   options.step = ++steps_;
   if (config_.clip_grad > 0.0)
     options.grad_scale = std::min(1.0, config_.clip_grad / (gradient_norm + kEpsilon));
+  options.grad_scale /= loss_scale;
   for (std::size_t b = 0; b < runs_.size(); ++b) {
     update(b, ctx, options);
     if (sharded_) reduction_.start_gather(b);  // travels while the next bucket is updated

@@ -1,6 +1,6 @@
-// AdamW over the parameters of a model, and the global gradient norm. Weights are updated in f32: what a bf16
-// value lacks of its f32 master is kept as a 16-bit remainder (base/split_float.h). docs/memory.md says what
-// a parameter costs.
+// AdamW over the parameters of a model, and the global gradient norm. Weights are updated in f32: what a
+// 16-bit value lacks of its f32 master is kept as a 16-bit remainder (base/split_float.h). docs/memory.md
+// says what a parameter costs.
 //
 // With ZeRO stage 1 (Rajbhandari et al. 2020) the state is cut over the ranks that hold the same parameter:
 // each owns one part of every bucket of the flat buffers (gradient_reduction.h), gets only that part of the
@@ -29,7 +29,7 @@ class Optimizer {
     const Parameter* parameter;
     std::int64_t begin = 0;
     Tensor value;      // [n] the parameter's own memory
-    Tensor remainder;  // [n] i16 where the value is bf16
+    Tensor remainder;  // [n] i16 where the value has 16 bits
     Tensor m, v;       // [n] in the configured dtypes; undefined for buffers, which are not trained
   };
 
@@ -43,10 +43,12 @@ class Optimizer {
   // Gradients are complete: ends their sums, on this rank's part of them with ZeRO.
   void reduce_gradients() { reduction_.wait_own_parts(); }
   // The norm over all parameters of the model, each counted once whatever the number of its replicas; the
-  // same on all ranks. Call after reduce_gradients().
-  double gradient_norm(const Context& ctx);
-  // One update with gradients clipped to the configured norm. Call after gradient_norm().
-  void step(const Context& ctx, double learning_rate, double gradient_norm);
+  // same on all ranks. Call after reduce_gradients(). The gradients are those of the loss times `loss_scale`,
+  // the norm is that of their quotients.
+  double gradient_norm(const Context& ctx, double loss_scale = 1.0);
+  // One update with gradients divided by the scale and clipped to the configured norm. Call after
+  // gradient_norm().
+  void step(const Context& ctx, double learning_rate, double gradient_norm, double loss_scale = 1.0);
 
   // Brings the values that other ranks hold the state of: after a load wrote own ones.
   void gather_values();

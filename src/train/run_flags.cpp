@@ -6,11 +6,36 @@ namespace xmoe {
 
 namespace {
 
+void add_precision_conflicts(FlagTable& table) {
+  table.conflict("bf16", "fp16");
+  table.conflict("bf16", "fp32");
+  table.conflict("fp16", "fp32");
+}
+
 // For eval and generate: a precision of their own, or that of the training.
 void add_precision_flags(FlagTable& table, std::optional<DType>& dtype) {
   table.set("bf16", dtype, std::optional<DType>(DType::bf16), "Compute in bf16; unset: as in the training");
+  table.set("fp16", dtype, std::optional<DType>(DType::f16), "Compute in fp16; unset: as in the training");
   table.set("fp32", dtype, std::optional<DType>(DType::f32), "Compute in fp32; unset: as in the training");
-  table.conflict("bf16", "fp32");
+  add_precision_conflicts(table);
+}
+
+void add_loss_scale_flags(FlagTable& table, LossScaleConfig& scale) {
+  table.real(
+      "loss-scale", scale.constant,
+      "Of --fp16: a constant scale of the loss, a power of two for gradients to be exact. 0: dynamic, by "
+      "the four below",
+      at_least(0));
+  table.real("initial-loss-scale", scale.initial,
+             "Where the dynamic scale starts: high, since it finds its place within some skipped iterations",
+             above(0));
+  table.real("min-loss-scale", scale.minimum, "What the dynamic scale does not fall below", above(0));
+  table.integer("loss-scale-window", scale.window,
+                "Iterations without overflow that double the dynamic scale", at_least(1));
+  table.integer(
+      "hysteresis", scale.hysteresis,
+      "Overflows that are passed over before the dynamic scale is halved, counted anew when it doubles",
+      at_least(1));
 }
 
 std::string read_device(const std::string& given, DeviceConfig& device) {
@@ -64,8 +89,11 @@ void add_run_flags(FlagTable& table, TrainConfig& config) {
             "Compute in bf16 with fp32 master weights, each held as the bf16 value and 16 bits more; router, "
             "softmax, norms and loss stay fp32. Without "
             "it: fp32");
+  table.set("fp16", config.compute_dtype, DType::f16,
+            "The same in fp16, with the loss scaled so that gradients neither vanish nor overflow");
   table.set("fp32", config.compute_dtype, DType::f32, "Compute in fp32 (the default)", false);
-  table.conflict("bf16", "fp32");
+  add_precision_conflicts(table);
+  add_loss_scale_flags(table, config.loss_scale);
   table.seed("seed", config.seed, "Of the initial weights and of the order of the data");
 
   table.group("Logging");

@@ -13,6 +13,7 @@ void StepSummary::add(const StepResult& result, double seconds) {
   sums_.expert_load_max_over_mean += result.expert_load_max_over_mean;
   if (result.skipped) {
     ++skipped_;
+    overflows_ += result.overflow ? 1 : 0;
     return;
   }
   sums_.lm_loss += result.lm_loss;
@@ -41,7 +42,7 @@ void StepSummary::fill(IterationMetrics& m, const ModelConfig& model, int world_
   m.dropped_fraction = sums_.dropped_fraction / n;
   m.expert_load_max_over_mean = sums_.expert_load_max_over_mean / n;
   m.skipped_iterations = skipped_;
-  m.nan_iterations = skipped_;
+  m.nan_iterations = skipped_ - overflows_;
 }
 
 }  // namespace xmoe

@@ -22,6 +22,7 @@ class StepSummary {
   double seconds_ = 0.0;
   std::int64_t iterations_ = 0;
   std::int64_t skipped_ = 0;
+  std::int64_t overflows_ = 0;
 };
 
 }  // namespace xmoe

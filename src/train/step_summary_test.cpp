@@ -63,6 +63,19 @@ TEST(StepSummary, MeansAreOfTheIterationsThatWereNotSkipped) {
   EXPECT_EQ(m.skipped_iterations, 1);
 }
 
+TEST(StepSummary, AnOverflowIsNoNan) {
+  StepSummary summary;
+  summary.add(step(4.0), 1.0);
+  summary.add(step(std::numeric_limits<double>::quiet_NaN()), 1.0);
+  StepResult overflow = step(100.0);
+  overflow.skipped = overflow.overflow = true;
+  summary.add(overflow, 1.0);
+  const IterationMetrics m = filled(summary);
+  EXPECT_EQ(m.lm_loss, 4.0);
+  EXPECT_EQ(m.skipped_iterations, 2);
+  EXPECT_EQ(m.nan_iterations, 1);
+}
+
 TEST(StepSummary, NoLossIsNotALossOfZero) {
   StepSummary summary;
   summary.add(step(std::numeric_limits<double>::quiet_NaN()), 1.0);

@@ -84,6 +84,10 @@ ModelConfig settled(TrainConfig config, const Mesh& mesh, const Device& device) 
   return config.model;
 }
 
+LossScaler scaler_of(const TrainConfig& config) {
+  return config.compute_dtype == DType::f16 ? LossScaler(config.loss_scale) : LossScaler();
+}
+
 Trainer::Trainer(const TrainConfig& config, Communicator& world)
     : config_(config),
       world_(world),
@@ -94,7 +98,7 @@ Trainer::Trainer(const TrainConfig& config, Communicator& world)
       model_(settled(config, mesh_, parallel_.device), config.compute_dtype, mesh_, config.seed,
              /*train=*/true, parallel_.device),
       optimizer_(config.optimizer, model_.parameters(), mesh_, config.parallel.zero_stage),
-      step_(model_, optimizer_, mesh_, config.batch.micro),
+      step_(model_, optimizer_, mesh_, config.batch.micro, scaler_of(config)),
       schedule_(make_schedule(config)) {
   // Pages of the host that nothing touches cost nothing.
   if (!parallel_.device.is_cpu())
@@ -151,7 +155,9 @@ void Trainer::resume() {
     state_.iteration = found.iteration;
     state_.consumed_samples = found.consumed_samples;
     state_.skipped_iterations = found.skipped_iterations;
+    state_.scheduled_samples = found.scheduled_samples;
     if (moments) optimizer_.set_steps(found.optimizer_steps);
+    if (moments && found.loss_scaler) step_.scaler().restore(*found.loss_scaler);
     for (const auto& change : changes_on_resume(found, state_)) log::warning("{}", change);
   }
   saved_iteration_ = c.load == c.save ? state_.iteration : -1;
@@ -188,18 +194,20 @@ void Trainer::run() {
     if (trace_) trace_->before_iteration(state_.iteration + 1 - first_iteration_, world_);
     if (breakdown_) breakdown_->begin_step();
     const Timer timer;
-    const double rate = schedule_.rate_at(state_.consumed_samples + config_.batch.global);
+    const double rate = schedule_.rate_at(state_.scheduled_samples + config_.batch.global);
     const StepResult result = iterate(rate);
     const double seconds = timer.seconds();
     if (breakdown_) breakdown_->end_step();
     ++state_.iteration;
+    // As in Megatron, an iteration that was skipped has used its samples up; the learning rate waits.
     state_.consumed_samples += config_.batch.global;
+    if (!result.skipped) state_.scheduled_samples += config_.batch.global;
     if (trace_) trace_->after_iteration(state_.iteration - first_iteration_, world_, parallel_.topology);
     after_iteration(result, rate, seconds);
     stop = should_stop();
   }
   if (trace_) trace_->finish(world_, parallel_.topology);
-  if (!summary_.empty()) report(schedule_.rate_at(state_.consumed_samples));
+  if (!summary_.empty()) report(schedule_.rate_at(state_.scheduled_samples));
   const bool validated =
       config_.validation.interval > 0 && state_.iteration % config_.validation.interval == 0;
   // A failure of the validation must not take the trained model with it.
@@ -230,8 +238,10 @@ void Trainer::after_iteration(const StepResult& result, double rate, double seco
   summary_.add(result, seconds);
   if (result.skipped) {
     ++state_.skipped_iterations;
-    log::warning("iteration {}: loss {} or gradient norm {} is not finite; the update is skipped",
-                 state_.iteration, result.lm_loss, result.gradient_norm);
+    // Overflows are ordinary, above all in the first iterations: the log counts them.
+    if (!result.overflow)
+      log::warning("iteration {}: loss {} or gradient norm {} is not finite; the update is skipped",
+                   state_.iteration, result.lm_loss, result.gradient_norm);
   }
   progress_->update(state_.iteration, fmt::format("loss {:.3f}", result.lm_loss));
   if (state_.iteration % config_.logging.interval == 0) report(rate);
@@ -250,6 +260,7 @@ void Trainer::report(double rate) {
   m.consumed_tokens = state_.consumed_samples * seq;
   m.global_batch = config_.batch.global;
   m.learning_rate = rate;
+  m.loss_scale = step_.scaler().scale();
   summary_.fill(m, config_.model, world_.size());
   if (breakdown_) m.breakdown = breakdown_->collect();
   m.seconds_left = progress_->seconds_left(state_.iteration);
@@ -270,6 +281,7 @@ void Trainer::validate() {
 
 void Trainer::save() {
   state_.optimizer_steps = optimizer_.steps();
+  if (step_.scaler().dynamic()) state_.loss_scaler = step_.scaler().state();
   const auto tensors = training_tensors(optimizer_);
   const Timer timer;
   save_checkpoint(config_.checkpoint.save, state_.iteration, tensors, to_json(state_), mesh_,

@@ -32,12 +32,17 @@ ModelConfig effective(const ModelConfig& model, bool dense) {
 }  // namespace
 
 std::string to_json(const TrainingState& s) {
-  const json text = {{"iteration", s.iteration},
-                     {"consumed_samples", s.consumed_samples},
-                     {"optimizer_steps", s.optimizer_steps},
-                     {"skipped_iterations", s.skipped_iterations},
-                     {"data_fingerprint", s.data_fingerprint},
-                     {"settings", to_text(s.config)}};
+  json text = {{"iteration", s.iteration},
+               {"consumed_samples", s.consumed_samples},
+               {"optimizer_steps", s.optimizer_steps},
+               {"skipped_iterations", s.skipped_iterations},
+               {"scheduled_samples", s.scheduled_samples},
+               {"data_fingerprint", s.data_fingerprint},
+               {"settings", to_text(s.config)}};
+  if (s.loss_scaler)
+    text["loss_scaler"] = {{"scale", s.loss_scaler->scale},
+                           {"growth_tracker", s.loss_scaler->growth_tracker},
+                           {"hysteresis_tracker", s.loss_scaler->hysteresis_tracker}};
   // A path that is no UTF-8 must not keep a checkpoint from being written: it is there for the reader only.
   return text.dump(2, ' ', false, json::error_handler_t::replace);
 }
@@ -50,6 +55,16 @@ TrainingState training_state_from_json(const std::string& text, const std::strin
     from.at("consumed_samples").get_to(s.consumed_samples);
     from.at("optimizer_steps").get_to(s.optimizer_steps);
     from.at("skipped_iterations").get_to(s.skipped_iterations);
+    // Older checkpoints have no account of their own: their schedule went on where iterations were skipped.
+    s.scheduled_samples = from.value("scheduled_samples", s.consumed_samples);
+    if (from.contains("loss_scaler")) {
+      const json& scaler = from.at("loss_scaler");
+      LossScaler::State& state = s.loss_scaler.emplace();
+      scaler.at("scale").get_to(state.scale);
+      scaler.at("growth_tracker").get_to(state.growth_tracker);
+      scaler.at("hysteresis_tracker").get_to(state.hysteresis_tracker);
+      if (!(state.scale > 0.0)) fail("its loss scale is {}", state.scale);
+    }
     from.at("data_fingerprint").get_to(s.data_fingerprint);
     s.config = train_config_from_text(from.at("settings").get<std::string>(), source);
     const ModelConfig& m = s.config.model;

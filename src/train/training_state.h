@@ -3,10 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "train/config.h"
+#include "train/loss_scaler.h"
 
 namespace xmoe {
 
@@ -15,8 +17,10 @@ struct TrainingState {
   std::int64_t consumed_samples = 0;
   std::int64_t optimizer_steps = 0;     // updates made: less than iterations where some were skipped
   std::int64_t skipped_iterations = 0;  // for a loss or gradient that was not finite
-  std::string data_fingerprint;         // of the blend and its files: the order of samples depends on it
-  TrainConfig config;                   // resolved; kept as the text that --config reads
+  std::int64_t scheduled_samples = 0;   // of the iterations that were not skipped: the learning rate's course
+  std::optional<LossScaler::State> loss_scaler;  // where the loss was scaled dynamically
+  std::string data_fingerprint;  // of the blend and its files: the order of samples depends on it
+  TrainConfig config;            // resolved; kept as the text that --config reads
 };
 
 std::string to_json(const TrainingState& state);

@@ -40,6 +40,8 @@ TEST(TrainingState, ReadsBackWhatItWrote) {
   state.consumed_samples = 56;
   state.optimizer_steps = 6;
   state.skipped_iterations = 1;
+  state.scheduled_samples = 48;
+  state.loss_scaler = {.scale = 0x1p33, .growth_tracker = 5, .hysteresis_tracker = -1};
   state.data_fingerprint = "abc";
   state.config = resolved(true);
   state.config.seed = 18446744073709551615U;
@@ -49,6 +51,8 @@ TEST(TrainingState, ReadsBackWhatItWrote) {
   EXPECT_EQ(to_json(again), to_json(state));
   EXPECT_EQ(again.iteration, 7);
   EXPECT_EQ(again.optimizer_steps, 6);
+  EXPECT_EQ(again.scheduled_samples, 48);
+  EXPECT_EQ(again.loss_scaler, state.loss_scaler);
   EXPECT_EQ(again.config.seed, state.config.seed);
   EXPECT_EQ(again.config.compute_dtype, DType::bf16);
   EXPECT_EQ(again.config.data.split, state.config.data.split);
@@ -72,6 +76,20 @@ TEST(TrainingState, WhatIsMissingHasItsDefault) {
   ASSERT_NE(text.find(line), std::string::npos) << text;
   text.erase(text.find(line), line.size());
   EXPECT_EQ(training_state_from_json(text, "there").config.model.rotary_base, 10000.0);
+}
+
+TEST(TrainingState, WithoutAnAccountOfItsOwnTheScheduleIsAtTheSamples) {
+  TrainingState state;
+  state.config = resolved(true);
+  state.consumed_samples = 56;
+  state.scheduled_samples = 48;
+  std::string text = to_json(state);
+  const std::string line = "\"scheduled_samples\": 48,";
+  ASSERT_NE(text.find(line), std::string::npos) << text;
+  text.erase(text.find(line), line.size());
+  const TrainingState again = training_state_from_json(text, "there");
+  EXPECT_EQ(again.scheduled_samples, 56);
+  EXPECT_FALSE(again.loss_scaler.has_value());
 }
 
 TEST(TrainingState, RefusesWhatIsNoState) {

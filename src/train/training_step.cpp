@@ -9,12 +9,13 @@
 namespace xmoe {
 
 TrainingStep::TrainingStep(Transformer& model, Optimizer& optimizer, Mesh& mesh,
-                           std::int64_t micro_batch_size)
+                           std::int64_t micro_batch_size, const LossScaler& scaler)
     : model_(model),
       optimizer_(optimizer),
       mesh_(mesh),
       micro_batch_size_(micro_batch_size),
-      batch_({}, MemoryTag::workspace) {}
+      batch_({}, MemoryTag::workspace),
+      scaler_(scaler) {}
 
 void TrainingStep::read_batch(std::int64_t micro_batches, const Loader& load) {
   if (!tokens_.defined() || tokens_.dim(0) != micro_batches) {
@@ -35,7 +36,8 @@ StepResult TrainingStep::run(std::int64_t micro_batches, double learning_rate, c
   StepResult result;
   std::int64_t dropped = 0;
   std::int64_t assignments = 0;
-  const double scale = 1.0 / static_cast<double>(micro_batches);
+  const double share = 1.0 / static_cast<double>(micro_batches);
+  const double loss_scale = scaler_.scale();
   model_.clear_gradients();
   model_.clear_counts();
   for (std::int64_t i = 0; i < micro_batches; ++i) {
@@ -43,28 +45,32 @@ StepResult TrainingStep::run(std::int64_t micro_batches, double learning_rate, c
     std::function<void(int)> completed;
     if (i + 1 == micro_batches) completed = [&](int stage) { optimizer_.start_reduction(stage); };
     const MicroBatchResult r =
-        model_.forward_backward(tokens_[i], targets_[i], micro_batch_size_, scale, completed);
-    result.lm_loss += scale * r.lm_loss;
-    result.aux_loss += scale * r.aux_loss;
-    result.z_loss += scale * r.z_loss;
+        model_.forward_backward(tokens_[i], targets_[i], micro_batch_size_, share * loss_scale, completed);
+    result.lm_loss += share * r.lm_loss;
+    result.aux_loss += share * r.aux_loss;
+    result.z_loss += share * r.z_loss;
     dropped += r.dropped;
     assignments += r.assignments;
   }
   optimizer_.reduce_gradients();
-  result.gradient_norm = optimizer_.gradient_norm(model_.context());
+  result.gradient_norm = optimizer_.gradient_norm(model_.context(), loss_scale);
   // The sign of a NaN says nothing, and "-nan" confuses scripts and people.
   for (double* value : {&result.lm_loss, &result.aux_loss, &result.z_loss, &result.gradient_norm})
     if (std::isnan(*value)) *value = std::numeric_limits<double>::quiet_NaN();
   // Losses and norm are sums over all ranks: every rank decides the same.
-  result.skipped = !std::isfinite(result.gradient_norm) ||
-                   !std::isfinite(result.lm_loss + result.aux_loss + result.z_loss);
-  if (result.skipped) {
-    if (++consecutive_skips_ == kMaxConsecutiveSkips) fail_non_finite(result);
-  } else {
+  const bool finite_loss = std::isfinite(result.lm_loss + result.aux_loss + result.z_loss);
+  const bool finite_norm = std::isfinite(result.gradient_norm);
+  result.skipped = !finite_loss || !finite_norm;
+  result.overflow = finite_loss && !finite_norm && scaler_.can_fall();
+  if (!result.skipped || result.overflow)
     consecutive_skips_ = 0;
-    optimizer_.step(model_.context(), learning_rate, result.gradient_norm);
+  else if (++consecutive_skips_ == kMaxConsecutiveSkips)
+    fail_non_finite(result);
+  if (!result.skipped) {
+    optimizer_.step(model_.context(), learning_rate, result.gradient_norm, loss_scale);
     model_.update_expert_bias();
   }
+  if (finite_loss || !finite_norm) scaler_.update(!finite_norm);
   summarise(dropped, assignments, tokens_.numel(), result);
   return result;
 }
@@ -109,11 +115,14 @@ void TrainingStep::fail_non_finite(const StepResult& result) {
     where = fmt::format("it arises first in {} (rank {})", names[r], r);
     break;
   }
+  const std::string scale = scaler_.scale() == 1.0 && !scaler_.dynamic()
+                                ? ""
+                                : fmt::format(" (at a loss scale of {})", scaler_.scale());
   fail_everywhere(
-      "loss {} and gradient norm {} are not finite, for the {}rd iteration in a row; {}. Lower --lr or "
+      "loss {} and gradient norm {}{} are not finite, for the {}rd iteration in a row; {}. Lower --lr or "
       "lengthen the warm-up, set --clip-grad, "
       "or resume from an earlier checkpoint",
-      result.lm_loss, result.gradient_norm, kMaxConsecutiveSkips, where);
+      result.lm_loss, result.gradient_norm, scale, kMaxConsecutiveSkips, where);
 }
 
 }  // namespace xmoe

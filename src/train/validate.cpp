@@ -165,6 +165,19 @@ void check_schedule(const TrainConfig& config, int world_size, Problems& problem
         lengths.decay, lengths.warmup);
 }
 
+void check_loss_scale(const TrainConfig& config, Problems& problems) {
+  const LossScaleConfig& scale = config.loss_scale;
+  if (config.compute_dtype != DType::f16) {
+    if (scale.constant > 0.0)
+      problems.add("loss-scale", "is of --fp16, and training is in {}: leave it out, or add --fp16",
+                   config.compute_dtype == DType::bf16 ? "bf16" : "fp32");
+    return;
+  }
+  if (scale.minimum > scale.initial)
+    problems.add("min-loss-scale", "{} is above --initial-loss-scale {}: use at most that", scale.minimum,
+                 scale.initial);
+}
+
 void check_sources(const std::vector<DataSource>& sources, Problems& problems) {
   if (sources.empty())
     problems.add("data-path", "is missing: give the prefix of a data set that `xmoe data prepare` wrote");
@@ -198,6 +211,7 @@ std::vector<Problem> validate(const TrainConfig& config, int world_size) {
     problems.add(std::move(problem));
   check_batch(config, world_size, problems);
   check_schedule(config, world_size, problems);
+  check_loss_scale(config, problems);
   check_sources(config.data.sources, problems);
   check_file("tokenizer", config.data.tokenizer, problems);
   if (config.data.tokenizer.empty() && config.data.vocab_size == 0)

@@ -19,9 +19,11 @@ using distributed::world;
 using test::Layout;
 using test::ShardedParameters;
 
-// What element `index` of the global tensor `name` is: another in every place, and not exact in bf16.
+// What element `index` of the global tensor `name` is: another in every place, not exact in 16 bits, and
+// within what f16 with a remainder holds exactly.
 float expected(const std::string& name, std::int64_t index) {
-  return static_cast<float>(hash64(&index, sizeof(index), hash64(name)) % 1'000'003) - 500'001.0F;
+  return 0x1p-14F *
+         (static_cast<float>(hash64(&index, sizeof(index), hash64(name)) % 1'000'003) - 500'001.0F);
 }
 
 // Calls f(number, what it is to be) and writes back what it left there.
@@ -54,8 +56,13 @@ struct State {
     for (const auto& p : parameters.set.all()) {
       for (std::int64_t i = 0; i < p.value.numel(); ++i) {
         const float right = expected(p.name, p.sharding.global_index(p.global_shape, i));
-        wrong += p.value.dtype() == DType::f32 ? p.value.data<float>()[i] != right
-                                               : p.value.data<bf16>()[i].bits != split_value(right);
+        with_float(p.value.dtype(), [&]<typename T>(T) {
+          const T value = p.value.data<T>()[i];
+          if constexpr (std::is_same_v<T, float>)
+            wrong += value != right;
+          else
+            wrong += value.bits != SplitFloat<T>::value(right);
+        });
       }
     }
     EXPECT_EQ(wrong, 0) << where << ": values, which other ranks have in part";
@@ -79,7 +86,7 @@ void save(const std::filesystem::path& root, const Layout& layout, DType dtype) 
 // And every layout reads its part of it. Together every layout loads from every other.
 TEST(CheckpointLayouts, EveryOneSavesTheWholeState) {
   const auto alone = make_self_communicator();
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     for (const Layout& layout : test::all_layouts(world().size(), 4)) {
       const SharedDirectory root;
       save(root.path(), layout, dtype);
@@ -96,9 +103,9 @@ TEST(CheckpointLayouts, EveryOneLoadsWhatOthersSave) {
   // The plainest, and the last: tensor parallelism, TED where there are ranks for it, placed by dp, ZeRO.
   for (const Layout& saved : {layouts.front(), layouts.back()}) {
     const SharedDirectory root;
-    save(root.path(), saved, DType::bf16);
+    save(root.path(), saved, DType::f16);
     for (const Layout& loaded : layouts) {
-      for (const DType dtype : {DType::f32, DType::bf16}) {
+      for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
         State state(world(), loaded, dtype);
         state.load(root.path());
         state.expect_filled("saved by " + to_string(saved) + ", loaded by " + to_string(loaded));

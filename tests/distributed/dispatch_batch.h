@@ -140,7 +140,7 @@ class Batch {
 
   // What a rank on its own finds, in double.
   void expect_reference() const {
-    // f32: a few dozen terms in another order. bf16: as they are stored at each expert and at each of up to
+    // f32: a few dozen terms in another order. 16 bits: as they are stored at each expert and at each of up to
     // two relays, sums of terms of either sign.
     const double tolerance = case_.dtype == DType::f32 ? 1e-5 : 0.03;
     const std::vector<double> inputs = to_doubles(x);
@@ -272,6 +272,7 @@ inline std::vector<DispatchCase> cases() {
       {.name = "no_tokens_at_all", .experts_per_rank = 2, .top_k = 2, .tokens = {0}},
       {.name = "dropping", .experts_per_rank = 2, .top_k = 4, .tokens = {20, 5}, .capacity = 2},
       {.name = "bf16", .experts_per_rank = 3, .top_k = 5, .tokens = {12, 0, 7}, .dtype = DType::bf16},
+      {.name = "f16", .experts_per_rank = 3, .top_k = 5, .tokens = {12, 0, 7}, .dtype = DType::f16},
   };
 }
 

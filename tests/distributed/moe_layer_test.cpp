@@ -35,6 +35,7 @@ std::vector<LayerCase> cases() {
        .score = ScoreFunction::sigmoid},
       {.name = "all_experts_chosen", .experts_per_rank = 1, .top_k = 64, .tokens = {5}},
       {.name = "bf16", .experts_per_rank = 3, .top_k = 2, .tokens = {12, 0, 7}, .dtype = DType::bf16},
+      {.name = "f16", .experts_per_rank = 3, .top_k = 2, .tokens = {12, 0, 7}, .dtype = DType::f16},
   };
 }
 

@@ -13,6 +13,7 @@
 #include "base/rng.h"
 #include "distributed/support.h"
 #include "model/transformer.h"
+#include "support/compare.h"
 #include "support/sharded_parameters.h"
 #include "train/checkpointing.h"
 #include "train/training_step.h"
@@ -35,9 +36,10 @@ float gradient(const std::string& name, std::int64_t index, int step) {
 struct Result {
   std::vector<double> norms;
   std::vector<float> values;  // of this rank, of all parameters in order
+  std::vector<std::vector<std::byte>> moments;
 };
 
-Result update(Communicator& ranks, const Layout& layout, DType dtype, int steps) {
+Result update(Communicator& ranks, const Layout& layout, DType dtype, int steps, float loss_scale = 1.0F) {
   Mesh mesh(ranks, layout.parallel);
   ShardedParameters parameters(mesh, dtype);
   OptimizerConfig config;
@@ -53,16 +55,20 @@ Result update(Communicator& ranks, const Layout& layout, DType dtype, int steps)
         const float whole = gradient(p.name, p.sharding.global_index(p.global_shape, i), step);
         // The last replica makes up for the others.
         const auto others = static_cast<float>(group.size() - 1);
-        p.grad.data<float>()[i] = group.rank() + 1 < group.size() ? 0.25F : whole - 0.25F * others;
+        p.grad.data<float>()[i] =
+            loss_scale * (group.rank() + 1 < group.size() ? 0.25F : whole - 0.25F * others);
       }
     }
     for (int stage = 3; stage > 0; --stage) optimizer.start_reduction(stage);  // 0 is left to the end
     optimizer.reduce_gradients();
-    const double norm = optimizer.gradient_norm({workspace});
-    optimizer.step({workspace}, 1e-2, norm);
+    const double norm = optimizer.gradient_norm({workspace}, loss_scale);
+    optimizer.step({workspace}, 1e-2, norm, loss_scale);
     result.norms.push_back(norm);
   }
   EXPECT_EQ(optimizer.steps(), steps);
+  for (const auto& s : optimizer.states())
+    for (const Tensor& moment : {s.m, s.v})
+      if (moment.defined()) result.moments.push_back(bytes_of(moment));
   for (const auto& p : parameters.set.all())
     for (std::int64_t i = 0; i < p.value.numel(); ++i)
       with_float(p.value.dtype(),
@@ -87,7 +93,7 @@ std::vector<float> parts_of(const std::vector<float>& whole, const Layout& layou
 TEST(Optimizer, EveryLayoutUpdatesAsOneRank) {
   constexpr int kSteps = 3;
   const auto alone = make_self_communicator();
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     const Result one = update(*alone, {}, dtype, kSteps);
     double squares = 0.0;
     {
@@ -105,6 +111,19 @@ TEST(Optimizer, EveryLayoutUpdatesAsOneRank) {
       // Squares of these gradients are exact in double, and so are their sums.
       EXPECT_EQ(many.norms, one.norms);
       EXPECT_EQ(many.values, parts_of(one.values, layout, dtype));
+    }
+  }
+}
+
+// A scale that is a power of two changes no bit of norms, moments and values.
+TEST(Optimizer, ScaledGradientsUpdateAsUnscaledOnes) {
+  for (const DType dtype : {DType::f32, DType::f16}) {
+    for (const std::int64_t zero_stage : {0, 1}) {
+      const Result plain = update(world(), {{}, zero_stage}, dtype, 3);
+      const Result scaled = update(world(), {{}, zero_stage}, dtype, 3, 0x1p24F);
+      EXPECT_EQ(scaled.norms, plain.norms);
+      EXPECT_EQ(scaled.moments, plain.moments);
+      EXPECT_EQ(scaled.values, plain.values);
     }
   }
 }
@@ -128,7 +147,7 @@ TEST(Optimizer, WhatIsNotFiniteOnOneRankIsSeenByAll) {
 }
 
 TEST(Optimizer, StateIsTheTotalOverTheReplicas) {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     for (const Layout& layout : test::all_layouts(world().size(), 4)) {
       SCOPED_TRACE(to_string(layout));
       Mesh mesh(world(), layout.parallel);
@@ -223,9 +242,9 @@ std::vector<Layout> without_zero() {
 
 TEST(Optimizer, ZeroTrainsWithTheSameBits) {
   // Moments in bf16, too: their rounding depends on the place of an element, not on who updates it.
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     OptimizerConfig config;
-    config.exp_avg_dtype = config.exp_avg_sq_dtype = dtype;
+    config.exp_avg_dtype = config.exp_avg_sq_dtype = dtype == DType::f32 ? DType::f32 : DType::bf16;
     for (const Layout& layout : without_zero()) {
       const auto train = [&](std::int64_t zero_stage) {
         return Training({layout.parallel, zero_stage}, dtype, 3000, config).run(0, 10);

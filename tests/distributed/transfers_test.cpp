@@ -112,7 +112,7 @@ TEST(Transfers, OverlapEachOtherOnSeveralGroupsAndOtherCollectives) {
 
 TEST(Transfers, ReductionsHaveTheBitsOfTheBlockingOnes) {
   const int me = tested().rank();
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     for (const std::int64_t n : {0, 1, 7, 100003}) {
       const auto bytes = static_cast<std::size_t>(n) * size_of(dtype);
       const auto ranks = static_cast<std::size_t>(tested().size());
@@ -125,6 +125,8 @@ TEST(Transfers, ReductionsHaveTheBitsOfTheBlockingOnes) {
         if (dtype == DType::f32) std::memcpy(input.data() + i * 4, &value, 4);
         const bf16 rounded(value);
         if (dtype == DType::bf16) std::memcpy(input.data() + i * 2, &rounded, 2);
+        const f16 half(value);
+        if (dtype == DType::f16) std::memcpy(input.data() + i * 2, &half, 2);
       }
       const Mirror input_there(Tensor(input.data(), dtype, {n * tested().size()}));
       const Tensor& whole = input_there.tensor();

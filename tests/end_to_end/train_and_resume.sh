@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From text to samples; training that stops and resumes is bit for bit the training that never stopped, and another
-# layout carries on from the same checkpoint. In f32, and in bf16 with its f32 masters.
+# layout carries on from the same checkpoint. In f32, and in bf16 and fp16 with their f32 masters.
 . "$(dirname "$0")/common.sh"
 prepare_data
 
@@ -78,6 +78,9 @@ story() {  # NAME TOLERANCE OF ANOTHER LAYOUT, further flags
 story f32 1e-5
 # Sums in another order may round to the next bf16 number, 2^-8 apart; means over a batch move by less.
 story bf16 4e-3 --bf16
+# The loss scale doubles in iteration 5: the training that stops after 3 must know how far its window was.
+story fp16 2e-3 --fp16 --initial-loss-scale 262144 --loss-scale-window 5
+grep -q '"iteration": *5,.*"loss_scale": *524288' fp16/whole.jsonl || broken "the loss scale has not doubled after five iterations"
 diff f32/whole.txt bf16/whole.txt >difference.txt && broken "--bf16 changed nothing"
 
 "$xmoe" generate --load f32/whole --prompt "the king" --max-new-tokens 20 --seed 3 >first.txt 2>generate.log ||

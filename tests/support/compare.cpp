@@ -39,9 +39,12 @@ Tolerance tolerance_for(DType stored, std::int64_t terms, DType intermediate) {
   // A rounded intermediate errs by its unit at most, and few of them meet in one element.
   const double rounded = intermediate == DType::f32 ? 0.0 : 4.0 * unit_roundoff(intermediate);
   const double stored_unit = unit_roundoff(stored);
+  // Half a step of f16 below its normal range: what must be 0 still must be.
+  const double subnormal = stored == DType::f16 ? 0x1p-25 : 0.0;
   return {.relative = 1.5 * stored_unit + summed + rounded,
           .of_rms = summed + rounded,
-          .norm = stored_unit + summed + rounded / 2.0};
+          .norm = stored_unit + summed + rounded / 2.0,
+          .absolute = subnormal};
 }
 
 Comparison compare(std::span<const double> actual, std::span<const double> expected,
@@ -126,7 +129,7 @@ std::vector<double> to_doubles(const Tensor& tensor) {
   std::vector<double> values(static_cast<std::size_t>(tensor.numel()));
   const auto read = [&]<typename T>(const T* data) {
     for (std::size_t i = 0; i < values.size(); ++i) {
-      if constexpr (std::is_same_v<T, bf16>)
+      if constexpr (std::is_same_v<T, bf16> || std::is_same_v<T, f16>)
         values[i] = static_cast<double>(static_cast<float>(data[i]));
       else
         values[i] = static_cast<double>(data[i]);
@@ -159,8 +162,8 @@ void from_doubles(std::span<const double> values, const Tensor& tensor) {
   }
   const auto write = [&]<typename T>(T* data) {
     for (std::size_t i = 0; i < values.size(); ++i) {
-      if constexpr (std::is_same_v<T, bf16>)
-        data[i] = bf16(static_cast<float>(values[i]));
+      if constexpr (std::is_same_v<T, bf16> || std::is_same_v<T, f16>)
+        data[i] = T(static_cast<float>(values[i]));
       else
         data[i] = static_cast<T>(values[i]);
     }

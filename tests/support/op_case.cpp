@@ -55,7 +55,7 @@ void fill_random(const Tensor& tensor, const Fill& fill, const Rng& rng) {
 
 namespace {
 
-// All bits set: NaN in f32 and bf16, -1 in integers. What an op leaves unwritten then shows.
+// All bits set: NaN in floats, -1 in integers. What an op leaves unwritten then shows.
 constexpr int kUnwritten = 0xff;
 // A vector register of bytes: what a loop that runs over the end would write first.
 constexpr std::int64_t kGuardBytes = 64;
@@ -236,7 +236,7 @@ Comparison check_backward(const OpCase& op, DType compute, const Device& device)
     Tolerance tolerance =
         tolerance_for(run.d_in[a].dtype(), op.backward_terms, op.rounds_intermediates ? compute : DType::f32);
     constexpr double kDifferenceError = 1e-7;  // of the finite differences themselves
-    tolerance.absolute = kDifferenceError;
+    tolerance.absolute += kDifferenceError;
     Comparison c = compare(actual, expected, tolerance, label(op, compute, "d_" + op.inputs[a].name));
     if (!c.ok) return c;
     for (std::size_t i = 0; i < gradient.size(); ++i)
@@ -324,7 +324,7 @@ Comparison check_against_cpu(const OpCase& op, DType compute, const Device& devi
 }
 
 Comparison check(const OpCase& op, const Device& device) {
-  for (const DType compute : {DType::f32, DType::bf16}) {
+  for (const DType compute : kComputeDtypes) {
     Comparison c = check_forward(op, compute, device);
     if (c.ok && op.backward) c = check_backward(op, compute, device);
     if (c.ok) c = device.is_cpu() ? check_threads(op, compute) : check_repeated(op, compute, device);

@@ -1,9 +1,10 @@
 // A case of an op: arguments, a plain double-precision reference, and how the op is called. One case object
-// drives the comparison with the reference (f32 and bf16, on the CPU and on a GPU), the check of the gradient
-// against finite differences of the reference, the check that threads and repetition do not change a bit, and
-// the benchmark.
+// drives the comparison with the reference (in every floating-point dtype, on the CPU and on a GPU), the
+// check of the gradient against finite differences of the reference, the check that threads and repetition do
+// not change a bit, and the benchmark.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -17,7 +18,10 @@
 
 namespace xmoe {
 
-// compute: the dtype that the case is run in (f32 or bf16).
+// The dtypes that a case is run in.
+inline constexpr std::array kComputeDtypes = {DType::f32, DType::bf16, DType::f16};
+
+// compute: that dtype.
 enum class ElementKind : std::uint8_t { compute, f32, i32 };
 DType dtype_of_kind(ElementKind kind, DType compute);
 
@@ -109,7 +113,7 @@ Comparison check_threads(const OpCase& op, DType compute);  // 1 and 3 threads, 
 Comparison check_repeated(const OpCase& op, DType compute, const Device& device);  // twice, bit for bit
 // The outputs and gradients of both devices, for sizes at which finite differences would take too long.
 Comparison check_against_cpu(const OpCase& op, DType compute, const Device& device);
-// All of them, in f32 and bf16: on the CPU threads are varied, on a GPU the run is repeated.
+// All of them, in all of kComputeDtypes: on the CPU threads are varied, on a GPU the run is repeated.
 Comparison check(const OpCase& op, const Device& device = {});
 
 }  // namespace xmoe

@@ -8,7 +8,7 @@ namespace xmoe {
 
 namespace {
 
-void check_float(const Tensor& tensor, const char* name) {
+void check_moment(const Tensor& tensor, const char* name) {
   XMOE_CHECK(tensor.dtype() == DType::f32 || tensor.dtype() == DType::bf16,
              "{}: expected f32 or bf16, got {}", name, name_of(tensor.dtype()));
 }
@@ -23,10 +23,10 @@ void adamw(const Context& ctx, const AdamWOptions& options, const Tensor& grad, 
   check_shape(m, grad.shape(), "m");
   check_shape(v, grad.shape(), "v");
   check_dtype(grad, DType::f32, "grad");
-  check_float(value, "value");
-  check_float(m, "m");
-  check_float(v, "v");
-  if (value.dtype() == DType::bf16) {
+  XMOE_CHECK(is_float(value.dtype()), "value: expected f32, bf16 or f16, got {}", name_of(value.dtype()));
+  check_moment(m, "m");
+  check_moment(v, "v");
+  if (value.dtype() != DType::f32) {
     check_shape(remainder, grad.shape(), "remainder");
     check_dtype(remainder, DType::i16, "remainder");
   } else {

@@ -2,8 +2,9 @@
 //   g = grad_scale * grad;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
 //   w -= lr * ( (m / (1 - b1^step)) / (sqrt(v / (1 - b2^step)) + eps) + decay * w )
 //
-// w is f32 whatever the dtype of the value: where that is bf16, value and remainder together are w exactly
-// (base/split_float.h), and the value is w rounded to nearest.
+// w is f32 whatever the dtype of the value: where that is bf16 or f16, value and remainder together are w
+// (base/split_float.h; exactly but for the smallest and largest of f16), and the value is w rounded to
+// nearest.
 //
 // Moments in bf16 are widened, updated and used in f32, and rounded by chance when they are written, each to
 // one of its two neighbours with the number itself as the mean. Rounded to nearest they would stand still:
@@ -32,8 +33,8 @@ struct AdamWOptions {
 
 void adamw(const Context& ctx, const AdamWOptions& options,
            const Tensor& grad,       // [N] f32
-           const Tensor& value,      // [N] f32 or bf16
-           const Tensor& remainder,  // [N] i16 beside a bf16 value; undefined beside an f32 one
+           const Tensor& value,      // [N] f32, bf16 or f16
+           const Tensor& remainder,  // [N] i16; undefined beside an f32 value
            const Tensor& m,          // [N] f32 or bf16
            const Tensor& v);         // [N] f32 or bf16
 

@@ -1,5 +1,5 @@
 // One pass over memory. Per parameter 4 bytes of the gradient are read, and value, remainder and moments read
-// and written: 28 bytes with f32 moments (beside an f32 value or a bf16 one with its remainder), 20 with both
+// and written: 28 bytes with f32 moments (beside an f32 value or one of 16 bits with its remainder), 20 with both
 // in bf16.
 #include "ops/adamw/adamw_cpu.h"
 
@@ -19,7 +19,7 @@ namespace {
 constexpr std::int64_t kGrain = std::int64_t{1} << 13;
 
 float number(float stored) { return stored; }
-float number(bf16 stored) { return join_split(stored.bits, 0); }
+float number(bf16 stored) { return static_cast<float>(stored); }
 void round_moment(float moment, std::uint32_t, float& to) { to = moment; }
 void round_moment(float moment, std::uint32_t random, bf16& to) { to.bits = round_by_chance(moment, random); }
 
@@ -36,7 +36,7 @@ void update(const AdamWFactors& f, const float* grad, T* value, std::int16_t* re
     if constexpr (std::is_same_v<T, float>)
       w = value[i];
     else
-      w = join_split(value[i].bits, remainder[i]);
+      w = SplitFloat<T>::join(value[i].bits, remainder[i]);
     const float direction = first * f.m_correction / (std::sqrt(second * f.v_correction) + f.epsilon);
     const float updated = w - f.learning_rate * (direction + f.weight_decay * w);
     const std::uint32_t random =
@@ -46,8 +46,8 @@ void update(const AdamWFactors& f, const float* grad, T* value, std::int16_t* re
     if constexpr (std::is_same_v<T, float>) {
       value[i] = updated;
     } else {
-      value[i].bits = split_value(updated);
-      remainder[i] = split_remainder(updated);
+      value[i].bits = SplitFloat<T>::value(updated);
+      remainder[i] = SplitFloat<T>::remainder(updated);
     }
   }
 }
@@ -59,8 +59,8 @@ void adamw(const AdamWOptions& options, const Tensor& grad, const Tensor& value,
   const AdamWFactors f = adamw_factors(options);
   auto* low = remainder.defined() ? remainder.data<std::int16_t>() : nullptr;
   with_float(value.dtype(), [&]<typename T>(T) {
-    with_float(m.dtype(), [&]<typename M>(M) {
-      with_float(v.dtype(), [&]<typename V>(V) {
+    with_float_or<bf16>(m.dtype(), [&]<typename M>(M) {
+      with_float_or<bf16>(v.dtype(), [&]<typename V>(V) {
         parallel_for(grad.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
           update(f, grad.data<float>(), value.data<T>(), low, m.data<M>(), v.data<V>(), begin, end);
         });

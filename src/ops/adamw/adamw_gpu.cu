@@ -1,6 +1,6 @@
 // Bound by bytes: per parameter 4 of the gradient read, and value, remainder and moments read and written (28
 // with f32 moments, 20 with both in bf16). A thread takes 4 elements in a row, 16 bytes of each f32 array and
-// 8 of each bf16 one, or one where memory is not aligned for that. No shared memory.
+// 8 of each 16-bit one, or one where memory is not aligned for that. No shared memory.
 #include "ops/adamw/adamw_gpu.h"
 
 #include "base/rng.h"
@@ -55,7 +55,7 @@ __device__ void update(const AdamWFactors& f, const float* grad, T* value, std::
     const auto low = load_raw<N>(remainder + at);
 #pragma unroll
     for (int i = 0; i < N; ++i)
-      w[i] = join_split(half_of<N>(high, i), static_cast<std::int16_t>(half_of<N>(low, i)));
+      w[i] = SplitFloat<T>::join(half_of<N>(high, i), static_cast<std::int16_t>(half_of<N>(low, i)));
   }
   std::uint32_t random[N] = {};
 #pragma unroll
@@ -80,8 +80,8 @@ __device__ void update(const AdamWFactors& f, const float* grad, T* value, std::
     Raw<std::int16_t, N> low;
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      put_half(high, i, split_value(w[i]));
-      put_half(low, i, static_cast<std::uint16_t>(split_remainder(w[i])));
+      put_half(high, i, SplitFloat<T>::value(w[i]));
+      put_half(low, i, static_cast<std::uint16_t>(SplitFloat<T>::remainder(w[i])));
     }
     store_raw(high, value + at);
     store_raw(low, remainder + at);
@@ -113,8 +113,8 @@ void adamw(const Context& ctx, const AdamWOptions& options, const Tensor& grad, 
   };
   const bool packed = aligned({grad.raw(), value.raw(), low, m.raw(), v.raw()});
   with_float(value.dtype(), [&]<typename T>(T) {
-    with_float(m.dtype(), [&]<typename M>(M) {
-      with_float(v.dtype(), [&]<typename V>(V) {
+    with_float_or<bf16>(m.dtype(), [&]<typename M>(M) {
+      with_float_or<bf16>(v.dtype(), [&]<typename V>(V) {
         if (packed)
           run.template operator()<kElements, T, M, V>();
         else

@@ -18,7 +18,7 @@ void check_heads(const AttentionShape& shape) {
 }
 
 void check_float(const Tensor& t, const char* name) {
-  XMOE_CHECK(t.dtype() == DType::f32 || t.dtype() == DType::bf16, "{}: expected f32 or bf16, got {}", name,
+  XMOE_CHECK(is_float(t.dtype()), "{}: expected f32, bf16 or f16, got {}", name,
              name_of(t.dtype()));
 }
 

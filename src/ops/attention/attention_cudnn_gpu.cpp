@@ -2,8 +2,8 @@
 // It reads q, k and v where they lie in the rows of qkv, by strides.
 //
 // Gradients have the same bits every time. Before Blackwell that costs memory: the gradients of the scores,
-// [batch, heads, S, S] in bf16, are stored and dQ is a product of its own, where the kernel that adds up dQ
-// by atomics stores nothing. So the sequences of a batch go in groups whose scores fit kMostScores.
+// [batch, heads, S, S] in 16 bits, are stored and dQ is a product of its own, where the kernel that adds up
+// dQ by atomics stores nothing. So the sequences of a batch go in groups whose scores fit kMostScores.
 #include "ops/attention/attention_cudnn_gpu.h"
 
 #include <cudnn_frontend.h>
@@ -50,7 +50,13 @@ struct Entry {
   std::size_t workspace = 0;     // bytes
 };
 
-using Key = std::tuple<Pass, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t>;
+// What graphs are made for.
+struct Problem : AttentionShape {
+  fe::DataType_t type;
+};
+
+using Key =
+    std::tuple<Pass, fe::DataType_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t>;
 
 struct Library {
   cudnnHandle_t handle = nullptr;
@@ -84,11 +90,10 @@ Library& library(const Device& device, CUstream_st* stream) {
 }
 
 // `heads` heads side by side in rows of `width` elements.
-Tensor_attributes heads_in_rows(const AttentionShape& s, std::int64_t name, std::int64_t heads,
-                                std::int64_t width) {
+Tensor_attributes heads_in_rows(const Problem& s, std::int64_t name, std::int64_t heads, std::int64_t width) {
   return Tensor_attributes()
       .set_uid(name)
-      .set_data_type(fe::DataType_t::BFLOAT16)
+      .set_data_type(s.type)
       .set_dim({s.batch, heads, s.seq, s.head_dim})
       .set_stride({s.seq * width, s.head_dim, width, 1});
 }
@@ -110,7 +115,7 @@ void describe(const TensorOfGraph& written, const Tensor_attributes& as) {
       .set_stride(as.get_stride());
 }
 
-void describe_forward(const AttentionShape& s, Graph& graph) {
+void describe_forward(const Problem& s, Graph& graph) {
   const std::int64_t width = s.qkv_width();
   const auto options = fe::graph::SDPA_attributes()
                            .set_generate_stats(true)
@@ -124,7 +129,7 @@ void describe_forward(const AttentionShape& s, Graph& graph) {
   describe(lse, statistics(s));
 }
 
-void describe_backward(const AttentionShape& s, bool fixed_order, Graph& graph) {
+void describe_backward(const Problem& s, bool fixed_order, Graph& graph) {
   const std::int64_t width = s.qkv_width();
   const std::int64_t out_width = s.heads * s.head_dim;
   const auto options = fe::graph::SDPA_backward_attributes()
@@ -158,7 +163,7 @@ void warn_once(const AttentionShape& s, std::string_view reason) {
                reason);
 }
 
-Entry make_entry(cudnnHandle_t handle, Pass pass, const AttentionShape& s) {
+Entry make_entry(cudnnHandle_t handle, Pass pass, const Problem& s) {
   Entry made;
   auto graph = std::make_unique<Graph>();
   graph->set_intermediate_data_type(fe::DataType_t::FLOAT).set_compute_data_type(fe::DataType_t::FLOAT);
@@ -180,8 +185,8 @@ Entry make_entry(cudnnHandle_t handle, Pass pass, const AttentionShape& s) {
   return made;
 }
 
-Entry& entry(const Device& device, Library& l, Pass pass, const AttentionShape& s) {
-  const Key key{pass, s.batch, s.seq, s.heads, s.kv_heads, s.head_dim};
+Entry& entry(const Device& device, Library& l, Pass pass, const Problem& s) {
+  const Key key{pass, s.type, s.batch, s.seq, s.heads, s.kv_heads, s.head_dim};
   const auto known = l.graphs.find(key);
   if (known != l.graphs.end()) return known->second;
   if (l.graphs.size() >= kMostGraphs) {
@@ -207,21 +212,28 @@ void run(const Context& ctx, cudnnHandle_t handle, const Entry& e, Pointers poin
 
 // Sequences of one row have no backward there.
 bool takes(const AttentionShape& s, std::initializer_list<Tensor> tensors) {
-  if (s.batch == 0 || s.seq < 2 || tensors.begin()->dtype() != DType::bf16) return false;
+  if (s.batch == 0 || s.seq < 2 || tensors.begin()->dtype() == DType::f32) return false;
   const bool aligned = std::all_of(tensors.begin(), tensors.end(), [](const Tensor& t) {
     return reinterpret_cast<std::uintptr_t>(t.raw()) % kAccess == 0;
   });
-  if (aligned && static_cast<std::size_t>(s.head_dim) * size_of(DType::bf16) % kAccess == 0) return true;
+  if (aligned && static_cast<std::size_t>(s.head_dim) * size_of(tensors.begin()->dtype()) % kAccess == 0)
+    return true;
   warn_once(s, "heads begin on no 16 bytes; sizes that are multiples of 8 do");
   return false;
 }
 
 // Where q, k and v begin in rows of qkv or dqkv.
 struct Begins {
-  bf16 *q, *k, *v;
-  Begins(const AttentionShape& s, bf16* rows)
-      : q(rows), k(rows + s.heads * s.head_dim), v(k + s.kv_heads * s.head_dim) {}
+  std::uint16_t *q, *k, *v;
+  Begins(const AttentionShape& s, const Tensor& rows)
+      : q(static_cast<std::uint16_t*>(rows.raw())),
+        k(q + s.heads * s.head_dim),
+        v(k + s.kv_heads * s.head_dim) {}
 };
+
+Problem problem_of(const AttentionShape& s, const Tensor& qkv) {
+  return {s, qkv.dtype() == DType::f16 ? fe::DataType_t::HALF : fe::DataType_t::BFLOAT16};
+}
 
 }  // namespace
 
@@ -230,9 +242,9 @@ bool attention_forward(const Context& ctx, CUstream_st* stream, const AttentionS
   if (!takes(shape, {qkv, out})) return false;
   const std::lock_guard lock(mutex());
   Library& l = library(ctx.device(), stream);
-  const Entry& e = entry(ctx.device(), l, Pass::forward, shape);
+  const Entry& e = entry(ctx.device(), l, Pass::forward, problem_of(shape, qkv));
   if (e.graph == nullptr) return false;
-  const Begins at(shape, qkv.data<bf16>());
+  const Begins at(shape, qkv);
   run(ctx, l.handle, e, {{kQ, at.q}, {kK, at.k}, {kV, at.v}, {kOut, out.raw()}, {kLse, lse.raw()}});
   return true;
 }
@@ -245,16 +257,16 @@ bool attention_backward(const Context& ctx, CUstream_st* stream, const Attention
   Library& l = library(ctx.device(), stream);
   const Pass pass = order == Order::fixed ? Pass::backward : Pass::backward_any_order;
   const std::int64_t side = (shape.seq + kTile - 1) / kTile * kTile;
-  const std::int64_t scores = shape.heads * side * side * static_cast<std::int64_t>(size_of(DType::bf16));
-  AttentionShape group = shape;
+  const std::int64_t scores = shape.heads * side * side * static_cast<std::int64_t>(size_of(qkv.dtype()));
+  Problem group = problem_of(shape, qkv);
   if (order == Order::fixed) group.batch = std::clamp<std::int64_t>(kMostScores / scores, 1, shape.batch);
   if (entry(ctx.device(), l, pass, group).graph == nullptr) return false;
   for (std::int64_t first = 0; first < shape.batch; first += group.batch) {
     group.batch = std::min(group.batch, shape.batch - first);
     const std::int64_t begin = first * shape.seq;
     const std::int64_t end = begin + group.rows();
-    const Begins at(shape, qkv.slice(begin, end).data<bf16>());
-    const Begins gradient(shape, dqkv.slice(begin, end).data<bf16>());
+    const Begins at(shape, qkv.slice(begin, end));
+    const Begins gradient(shape, dqkv.slice(begin, end));
     run(ctx, l.handle, entry(ctx.device(), l, pass, group),
         {{kQ, at.q},
          {kK, at.k},

@@ -1,4 +1,5 @@
-// Attention by cuDNN: bf16, head sizes and GPUs that it supports. cuDNN's names stay in the one source file.
+// Attention by cuDNN: bf16 and f16, head sizes and GPUs that it supports. cuDNN's names stay in the one
+// source file.
 #pragma once
 
 #include "ops/attention/attention.h"

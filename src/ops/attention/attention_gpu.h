@@ -29,8 +29,8 @@ bool attention_backward_in_any_order(const Context& ctx, const AttentionShape& s
                                      const Tensor& qkv, const Tensor& out, const Tensor& lse,
                                      const Tensor& dqkv);
 
-// f32 and bf16, heads of any size, any GPU. Scores and their gradients are held for as many heads, or for as
-// many queries of a group of heads, as fit `scratch_bytes`.
+// f32, bf16 and f16, heads of any size, any GPU. Scores and their gradients are held for as many heads, or
+// for as many queries of a group of heads, as fit `scratch_bytes`.
 namespace plain {
 
 // Some thousands of tiles: enough for every GPU.

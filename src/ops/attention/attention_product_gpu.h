@@ -1,5 +1,5 @@
-// The tiled product that the plain attention of GPUs is made of: C = A B summed in f32 from f32 or bf16, with
-// operands of any strides and values formed on the way in and out. A problem says what they are:
+// The tiled product that the plain attention of GPUs is made of: C = A B summed in f32 from f32, bf16 or f16,
+// with operands of any strides and values formed on the way in and out. A problem says what they are:
 //
 //   kInnerFirstA, kInnerFirstB   whether neighbours in memory differ in the inner index, else in the row of A
 //                                or the column of B: threads read along it

@@ -22,7 +22,7 @@ void linear_cross_entropy(const Context& ctx, const Tensor& x, const Tensor& w, 
                           const Tensor& dw, const VocabularySlice* slice) {
   XMOE_CHECK(x.rank() == 2 && w.rank() == 2, "linear_cross_entropy takes matrices, got {} and {}",
              to_string(x.shape()), to_string(w.shape()));
-  XMOE_CHECK(x.dtype() == DType::f32 || x.dtype() == DType::bf16, "x: expected f32 or bf16, got {}",
+  XMOE_CHECK(is_float(x.dtype()), "x: expected f32, bf16 or f16, got {}",
              name_of(x.dtype()));
   check_dtype(w, x.dtype(), "w");
   check_shape(w, {w.dim(0), x.dim(1)}, "w");

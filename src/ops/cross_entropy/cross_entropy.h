@@ -32,9 +32,9 @@ void merge_statistics(const Context& ctx,
 
 inline constexpr std::int32_t kIgnoredTarget = -1;  // loss 0, gradient 0
 
-// f32 or bf16 (x and w of one dtype); logits, softmax and losses in f32. Only the first `vocabulary` rows of
-// w take part: the others are padding. With a slice they are words slice->first and following, and may be
-// none.
+// f32, bf16 or f16 (x and w of one dtype); logits, softmax and losses in f32. Only the first `vocabulary`
+// rows of w take part: the others are padding. With a slice they are words slice->first and following, and
+// may be none.
 void linear_cross_entropy(const Context& ctx,
                           const Tensor& x,          // [T, H]
                           const Tensor& w,          // [V, H]

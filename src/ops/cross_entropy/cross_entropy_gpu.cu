@@ -259,7 +259,7 @@ void linear_cross_entropy(const Context& ctx, const Tensor& x, const Tensor& w, 
   // Rows of logits that begin on no 16 bytes slow products and kernels down several times. So up to 7 rows of
   // padding take part where there are any: their logits count for nothing and their gradients are 0.
   const std::int64_t columns = std::min(w.dim(0), ceil_div(vocabulary, kPack) * kPack);
-  const std::int64_t width = x.dtype() == DType::f32 ? sizeof(float) : sizeof(float) + sizeof(bf16);
+  const std::int64_t width = x.dtype() == DType::f32 ? sizeof(float) : sizeof(float) + size_of(x.dtype());
   const std::int64_t chunk = chunk_rows(x.dim(0), w.dim(0) * width, chunk_bytes);
   const Arguments args{x, w, targets, losses, vocabulary, grad_scale, dx, dw, slice};
   with_float(x.dtype(), [&]<typename T>(T) { run<T>(ctx, args, columns, chunk); });

@@ -100,7 +100,7 @@ TEST_P(CrossEntropy, ChunksAddUp) {
   const std::int64_t tokens = is_emulated(device()) ? 106 : 530;
   const CrossEntropyShape s{.tokens = tokens, .hidden = 4, .vocabulary = 16500, .rows = 16512};
   OpCase op = cross_entropy_case(s);
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : kComputeDtypes) {
     EXPECT_OK(check_forward(op, dtype, device()));
     EXPECT_OK(device().is_cpu() ? check_threads(op, dtype) : check_repeated(op, dtype, device()));
     // The gradient of all rows at once is the sum of the gradients of single rows.
@@ -162,7 +162,7 @@ TEST_P(GpuCrossEntropy, ChunksAddUp) {
       gpu::linear_cross_entropy(ctx, in[0], in[1], 515, in[2], out[0], value_of(d_out[1]), d_in[0], d_in[1],
                                 nullptr, kLittle);
   };
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : kComputeDtypes) {
     EXPECT_OK(check_repeated(chunked, dtype, device()));
     EXPECT_OK(check_against_cpu(whole, dtype, device()));
     OpRun expected(whole, dtype, device());
@@ -184,7 +184,7 @@ TEST_P(GpuCrossEntropy, ChunksAddUp) {
 TEST_P(GpuCrossEntropy, AgreesWithTheCpu) {
   const std::int64_t vocabulary = is_emulated(device()) ? 9'000 : 20'000;
   for (const std::int64_t rows : {vocabulary, vocabulary + 1})
-    for (const DType dtype : {DType::f32, DType::bf16})
+    for (const DType dtype : kComputeDtypes)
       EXPECT_OK(check_against_cpu(
           cross_entropy_case({.tokens = 37, .hidden = 16, .vocabulary = rows, .rows = rows}), dtype,
           device()));
@@ -193,7 +193,7 @@ TEST_P(GpuCrossEntropy, AgreesWithTheCpu) {
 TEST_P(CrossEntropy, IgnoredRowsHaveNoLossAndNoGradient) {
   OpCase op = cross_entropy_case({.tokens = 9, .hidden = 5, .vocabulary = 7, .rows = 7});
   op.inputs[2].fill = values({kIgnoredTarget});
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : kComputeDtypes) {
     OpRun run(op, dtype, device());
     run.forward();
     run.backward();

@@ -30,11 +30,13 @@ void convert_range(const From* from, To* to, std::int64_t begin, std::int64_t en
 }  // namespace
 
 void add(const Tensor& a, const Tensor& b, const Tensor& out) {
-  with_float(a.dtype(), [&]<typename A>(A) {
-    with_float(b.dtype(), [&]<typename B>(B) {
-      with_float(out.dtype(), [&]<typename Out>(Out) {
-        parallel_for(a.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
-          add_range(a.data<A>(), b.data<B>(), out.data<Out>(), begin, end);
+  with_half({a.dtype(), b.dtype(), out.dtype()}, [&]<typename Half>(Half) {
+    with_float_or<Half>(a.dtype(), [&]<typename A>(A) {
+      with_float_or<Half>(b.dtype(), [&]<typename B>(B) {
+        with_float_or<Half>(out.dtype(), [&]<typename Out>(Out) {
+          parallel_for(a.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
+            add_range(a.data<A>(), b.data<B>(), out.data<Out>(), begin, end);
+          });
         });
       });
     });
@@ -43,10 +45,12 @@ void add(const Tensor& a, const Tensor& b, const Tensor& out) {
 
 void convert(const Tensor& from, const Tensor& to) {
   if (from.dtype() == to.dtype()) return copy(from, to);
-  with_float(from.dtype(), [&]<typename From>(From) {
-    with_float(to.dtype(), [&]<typename To>(To) {
-      parallel_for(from.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
-        convert_range(from.data<From>(), to.data<To>(), begin, end);
+  with_half({from.dtype(), to.dtype()}, [&]<typename Half>(Half) {
+    with_float_or<Half>(from.dtype(), [&]<typename From>(From) {
+      with_float_or<Half>(to.dtype(), [&]<typename To>(To) {
+        parallel_for(from.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
+          convert_range(from.data<From>(), to.data<To>(), begin, end);
+        });
       });
     });
   });

@@ -55,12 +55,14 @@ void add(const Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out
   check_device(ctx.device(), {a, b, out});
   const std::int64_t count = a.numel();
   if (count == 0) return;
-  with_float(a.dtype(), [&]<typename A>(A) {
-    with_float(b.dtype(), [&]<typename B>(B) {
-      with_float(out.dtype(), [&]<typename Out>(Out) {
-        with_pack(aligned({a.raw(), b.raw(), out.raw()}), [&]<int N>() {
-          launch(add_kernel<N, A, B, Out>, grid_of_packs(count, N), Block(kBlockThreads), 0,
-                 stream(ctx.device()), a.data<A>(), b.data<B>(), out.data<Out>(), count);
+  with_half({a.dtype(), b.dtype(), out.dtype()}, [&]<typename Half>(Half) {
+    with_float_or<Half>(a.dtype(), [&]<typename A>(A) {
+      with_float_or<Half>(b.dtype(), [&]<typename B>(B) {
+        with_float_or<Half>(out.dtype(), [&]<typename Out>(Out) {
+          with_pack(aligned({a.raw(), b.raw(), out.raw()}), [&]<int N>() {
+            launch(add_kernel<N, A, B, Out>, grid_of_packs(count, N), Block(kBlockThreads), 0,
+                   stream(ctx.device()), a.data<A>(), b.data<B>(), out.data<Out>(), count);
+          });
         });
       });
     });
@@ -72,11 +74,13 @@ void convert(const Context& ctx, const Tensor& from, const Tensor& to) {
   if (from.dtype() == to.dtype()) return xmoe::copy(ctx, from, to);
   const std::int64_t count = from.numel();
   if (count == 0) return;
-  with_float(from.dtype(), [&]<typename From>(From) {
-    with_float(to.dtype(), [&]<typename To>(To) {
-      with_pack(aligned({from.raw(), to.raw()}), [&]<int N>() {
-        launch(convert_kernel<N, From, To>, grid_of_packs(count, N), Block(kBlockThreads), 0,
-               stream(ctx.device()), from.data<From>(), to.data<To>(), count);
+  with_half({from.dtype(), to.dtype()}, [&]<typename Half>(Half) {
+    with_float_or<Half>(from.dtype(), [&]<typename From>(From) {
+      with_float_or<Half>(to.dtype(), [&]<typename To>(To) {
+        with_pack(aligned({from.raw(), to.raw()}), [&]<int N>() {
+          launch(convert_kernel<N, From, To>, grid_of_packs(count, N), Block(kBlockThreads), 0,
+                 stream(ctx.device()), from.data<From>(), to.data<To>(), count);
+        });
       });
     });
   });

@@ -26,7 +26,7 @@ TEST_P(Elementwise, AddsEveryMixOfDtypes) {
 }
 
 TEST_P(Elementwise, AddsInPlace) {
-  for (const DType dtype : {DType::f32, DType::bf16})
+  for (const DType dtype : kComputeDtypes)
     for (const std::size_t target : {std::size_t{0}, std::size_t{1}}) {
       const OpCase op = add_case({5, 19});
       OpRun run(op, dtype, device());
@@ -39,7 +39,7 @@ TEST_P(Elementwise, AddsInPlace) {
 // A slice that begins between two wide accesses.
 TEST_P(Elementwise, AddsWhereMemoryIsNotAligned) {
   const OpCase op = add_case({40});
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : kComputeDtypes) {
     OpRun run(op, dtype, device());
     run.forward();
     Arena arena(device(), MemoryTag::workspace);
@@ -60,21 +60,26 @@ TEST_P(Elementwise, ConvertsBetweenDtypes) {
 TEST_P(Elementwise, ConversionKeepsNanAndInfinity) {
   Arena arena(device(), MemoryTag::workspace);
   const Tensor from = arena.tensor(DType::f32, {40});
-  const Tensor to = arena.tensor(DType::bf16, {40});
   const double infinity = std::numeric_limits<double>::infinity();
-  fill_random(from, values({std::numeric_limits<double>::quiet_NaN(), infinity, -infinity, 3e38}), Rng(1, 0));
-  convert({arena}, from, to);
-  const auto result = to_doubles(to);
-  for (std::size_t i = 0; i < result.size(); i += 4) {
-    EXPECT_TRUE(std::isnan(result[i]));
-    EXPECT_EQ(result[i + 1], infinity);
-    EXPECT_EQ(result[i + 2], -infinity);
-    EXPECT_TRUE(std::isfinite(result[i + 3]));
+  // The last two are finite in bf16; in f16 the second of them lies beyond the largest.
+  fill_random(from, values({std::numeric_limits<double>::quiet_NaN(), infinity, -infinity, 65519.0, 3e38}),
+              Rng(1, 0));
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    const Tensor to = arena.tensor(dtype, {40});
+    convert({arena}, from, to);
+    const auto result = to_doubles(to);
+    for (std::size_t i = 0; i < result.size(); i += 5) {
+      EXPECT_TRUE(std::isnan(result[i]));
+      EXPECT_EQ(result[i + 1], infinity);
+      EXPECT_EQ(result[i + 2], -infinity);
+      EXPECT_EQ(result[i + 3], dtype == DType::f16 ? 65504.0 : 65536.0);
+      EXPECT_EQ(std::isfinite(result[i + 4]), dtype == DType::bf16);
+    }
   }
 }
 
 TEST_P(Elementwise, FillsAndCopiesAnyDtype) {
-  for (const DType dtype : {DType::f32, DType::bf16, DType::i32, DType::i64})
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16, DType::i32, DType::i64})
     for (const Shape& shape : kShapes) {
       Arena arena(device(), MemoryTag::workspace);
       const Tensor from = arena.tensor(dtype, shape);
@@ -95,6 +100,9 @@ TEST_P(Elementwise, ChecksShapes) {
   const Tensor b = arena.zeros(DType::f32, {3, 2});
   EXPECT_THROW(add(ctx, a, b, a), InvariantError);
   EXPECT_THROW(convert(ctx, a, b), InvariantError);
+  const Tensor half = arena.zeros(DType::f16, {2, 3});
+  EXPECT_THROW(convert(ctx, half, arena.zeros(DType::bf16, {2, 3})), InvariantError);
+  EXPECT_THROW(add(ctx, half, a, arena.zeros(DType::bf16, {2, 3})), InvariantError);
   EXPECT_THROW(copy(ctx, a, arena.zeros(DType::bf16, {2, 3})), InvariantError);
 }
 

@@ -51,7 +51,7 @@ void check_scatter(std::int64_t routed, std::int64_t rows, std::int64_t width, D
 }
 
 TEST_P(Scatter, WritesTheRowsNamedAndNoOthers) {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : kComputeDtypes) {
     check_scatter(11, 15, 7, dtype, device());
     check_scatter(600, 1000, 1, dtype, device());
     check_scatter(0, 3, 5, dtype, device());

@@ -2,8 +2,9 @@
 //
 //   gemm: C = op(A) op(B), or C += op(A) op(B)      op(X) = X or X^T
 //
-// A and B have one dtype (f32 or bf16); C is of that dtype or f32; sums are f32. Zero-sized M, N or K are
-// ordinary: K = 0 gives zeros (or leaves C as it is when accumulating).
+// A and B have one dtype (f32, bf16 or f16); C is of that dtype or f32; sums are f32. On the CPU f16 is
+// widened to f32, multiplied and rounded, which is for tests and for checkpoints of f16 rather than for
+// speed. Zero-sized M, N or K are ordinary: K = 0 gives zeros (or leaves C as it is when accumulating).
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
-// oneDNN. f32 goes through its BLAS-like call, bf16 through one matmul primitive per (transposes, output,
-// accumulate) with dimensions given at run time: row counts of experts change with every batch, and a
-// primitive per shape would compile code at every step. On AVX-512 the run-time form reaches 0.87 to
-// 0.99 of the compiled one (xmoe_bench gemm).
+// oneDNN. f32 goes through its BLAS-like call (f16 too, widened: the library has no products of it), bf16
+// through one matmul primitive per (transposes, output, accumulate) with dimensions given at run time: row
+// counts of experts change with every batch, and a primitive per shape would compile code at every step. On
+// AVX-512 the run-time form reaches 0.87 to 0.99 of the compiled one (xmoe_bench gemm).
 #include "ops/gemm/gemm_cpu.h"
 
 #include <algorithm>
@@ -88,7 +88,10 @@ void clear(const GemmTile& t) {
 
 }  // namespace
 
-void gemm_tile_widened(const GemmTile& t) {
+namespace {
+
+template <typename T>
+void multiply_widened(const GemmTile& t) {
   thread_local std::vector<float> a;
   thread_local std::vector<float> b;
   thread_local std::vector<float> c;
@@ -98,7 +101,7 @@ void gemm_tile_widened(const GemmTile& t) {
     for (std::int64_t i = 0; i < rows; ++i)
       for (std::int64_t j = 0; j < columns; ++j)
         to[static_cast<std::size_t>(i * columns + j)] =
-            static_cast<float>(static_cast<const bf16*>(from)[i * ld + j]);
+            static_cast<float>(static_cast<const T*>(from)[i * ld + j]);
   };
   const bool ta = t.options.a == Transpose::yes;
   const bool tb = t.options.b == Transpose::yes;
@@ -109,7 +112,7 @@ void gemm_tile_widened(const GemmTile& t) {
   f.lda = ta ? t.m : t.k;
   f.b = b.data();
   f.ldb = tb ? t.k : t.n;
-  if (t.output == DType::bf16) {
+  if (t.output != DType::f32) {
     if (t.options.accumulate) {
       widen(c, t.c, t.m, t.n, t.ldc);
     } else {
@@ -119,11 +122,20 @@ void gemm_tile_widened(const GemmTile& t) {
     f.ldc = t.n;
   }
   f32_tile(f);
-  if (t.output == DType::bf16) {
+  if (t.output != DType::f32) {
     for (std::int64_t i = 0; i < t.m; ++i)
       for (std::int64_t j = 0; j < t.n; ++j)
-        static_cast<bf16*>(t.c)[i * t.ldc + j] = bf16(c[static_cast<std::size_t>(i * t.n + j)]);
+        static_cast<T*>(t.c)[i * t.ldc + j] = T(c[static_cast<std::size_t>(i * t.n + j)]);
   }
+}
+
+}  // namespace
+
+void gemm_tile_widened(const GemmTile& t) {
+  if (t.input == DType::f16)
+    multiply_widened<f16>(t);
+  else
+    multiply_widened<bf16>(t);
 }
 
 bool cpu_has_bf16_gemm() {
@@ -148,7 +160,7 @@ void gemm_tile(const GemmTile& t) {
   }
   if (t.input == DType::f32) {
     f32_tile(t);
-  } else if (cpu_has_bf16_gemm()) {
+  } else if (t.input == DType::bf16 && cpu_has_bf16_gemm()) {
     bf16_tile(t);
   } else {
     gemm_tile_widened(t);

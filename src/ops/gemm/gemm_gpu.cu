@@ -31,7 +31,8 @@ constexpr std::uintptr_t kWidestAlignment = 16;
 constexpr std::size_t kMostPlans = 8192;
 constexpr int kMostProposals = 8;  // a benchmark times each of them
 
-// With the parts of a sum in C's dtype (output type, in place) bf16 products would be rounded more than once.
+// With the parts of a sum in C's dtype (output type, in place) 16-bit products would be rounded more than
+// once.
 constexpr std::uint32_t kSumsInF32 = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
 constexpr std::uint32_t kAnySums = CUBLASLT_REDUCTION_SCHEME_MASK;
 
@@ -113,7 +114,9 @@ Product product_of(const Tensor& a, const Tensor& b, const Tensor& c, const Gemm
           .accumulate = options.accumulate};
 }
 
-cudaDataType_t library_type(DType dtype) { return dtype == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F; }
+cudaDataType_t library_type(DType dtype) {
+  return dtype == DType::bf16 ? CUDA_R_16BF : dtype == DType::f16 ? CUDA_R_16F : CUDA_R_32F;
+}
 
 // A row-major matrix as the library sees it.
 cublasLtMatrixLayoutOpaque_t layout(std::int64_t rows, std::int64_t columns, std::int64_t stride,
@@ -194,19 +197,22 @@ void execute(const Context& ctx, Stream stream, cublasLtHandle_t handle, Plan pl
 }
 
 // C += product. Bound by bytes: one element per thread.
-__global__ void add_kernel(const float* product, std::int64_t count, bf16* c) {
+template <typename T>
+__global__ void add_kernel(const float* product, std::int64_t count, T* c) {
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i < count) round_to(to_float(c[i]) + product[i], c[i]);
 }
 
-// The library has algorithms that round the product to bf16 before they add it to a C of bf16.
-void add_to_bf16(const Context& ctx, const Tensor& a, const Tensor& b, const Tensor& c,
+// The library has algorithms that round the product to C's 16 bits before they add it to C.
+void add_to_half(const Context& ctx, const Tensor& a, const Tensor& b, const Tensor& c,
                  const GemmOptions& options) {
   const ArenaScope scope(ctx.workspace);
   const Tensor product = ctx.workspace.tensor(DType::f32, c.shape());
   gpu::gemm(ctx, a, b, product, {options.a, options.b});
-  launch(add_kernel, Grid(static_cast<unsigned>(ceil_div(c.numel(), kBlockThreads))), Block(kBlockThreads), 0,
-         stream(ctx.device()), product.data<float>(), c.numel(), c.data<bf16>());
+  with_half({c.dtype()}, [&]<typename T>(T) {
+    launch(add_kernel<T>, grid_of(c.numel(), kBlockThreads), Block(kBlockThreads), 0, stream(ctx.device()),
+           product.data<float>(), c.numel(), c.data<T>());
+  });
 }
 
 }  // namespace
@@ -218,7 +224,7 @@ void gemm(const Context& ctx, const Tensor& a, const Tensor& b, const Tensor& c,
     if (!p.accumulate) device_fill(ctx.device(), c.raw(), 0, c.bytes());
     return;
   }
-  if (p.accumulate && p.output == DType::bf16) return add_to_bf16(ctx, a, b, c, options);
+  if (p.accumulate && p.output != DType::f32) return add_to_half(ctx, a, b, c, options);
   const Stream queue = stream(ctx.device());
   const std::lock_guard lock(mutex());
   Library& l = library(ctx.device());

@@ -26,9 +26,9 @@ void check_sizes(const std::vector<GemmSize>& sizes, const Device& device) {
   for (const GemmSize& size : sizes)
     for (const GemmOptions& options : all_options()) {
       const OpCase same = gemm_case(size, options, ElementKind::compute);
-      EXPECT_OK(check_forward(same, DType::f32, device));
-      EXPECT_OK(check_forward(same, DType::bf16, device));
-      EXPECT_OK(check_forward(gemm_case(size, options, ElementKind::f32), DType::bf16, device));
+      const OpCase wider = gemm_case(size, options, ElementKind::f32);
+      for (const DType dtype : kComputeDtypes) EXPECT_OK(check_forward(same, dtype, device));
+      for (const DType dtype : {DType::bf16, DType::f16}) EXPECT_OK(check_forward(wider, dtype, device));
     }
 }
 
@@ -60,7 +60,7 @@ TEST_P(Gemm, ByHand) {
 // Rows of a larger matrix, as experts get them: they start where their elements allow and no wider.
 TEST_P(Gemm, OperandsThatStartAnywhere) {
   constexpr GemmSize kSize = {40, 31, 21};
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : kComputeDtypes) {
     const OpCase op = gemm_case(kSize, {}, ElementKind::compute);
     OpRun run(op, dtype, device());
     Arena arena(device(), MemoryTag::workspace);
@@ -97,7 +97,7 @@ TEST_P(GemmOnGpu, LongSumsAreEqualBitForBit) {
   for (const GemmSize& size : std::vector<GemmSize>{{64, 64, 8192}, {33, 40, 5001}})
     for (const GemmOptions& options : all_options()) {
       const OpCase op = gemm_case(size, options, ElementKind::compute);
-      for (const DType dtype : {DType::f32, DType::bf16}) {
+      for (const DType dtype : kComputeDtypes) {
         EXPECT_OK(check_forward(op, dtype, device()));
         EXPECT_OK(check_repeated(op, dtype, device()));
       }
@@ -199,8 +199,10 @@ void check_tiles(TileFunction multiply, const std::vector<GemmSize>& sizes, bool
   for (const GemmSize& size : sizes)
     for (const GemmOptions& options : all_options()) {
       if (with_f32) check_tile(multiply, size, options, DType::f32, DType::f32);
-      check_tile(multiply, size, options, DType::bf16, DType::bf16);
-      check_tile(multiply, size, options, DType::bf16, DType::f32);
+      for (const DType dtype : {DType::bf16, DType::f16}) {
+        check_tile(multiply, size, options, dtype, dtype);
+        check_tile(multiply, size, options, dtype, DType::f32);
+      }
     }
 }
 

@@ -39,10 +39,10 @@ constexpr std::int64_t group_boundary(std::int64_t at, std::int64_t end) {
 void gemm_tiles(const GemmTile& whole, std::int64_t rows, std::int64_t columns);
 
 // Whether this CPU multiplies bf16 natively through the library; without it bf16 operands are widened to f32
-// first.
+// first, as those of f16 always are: the library has no products of them.
 bool cpu_has_bf16_gemm();
 
-// How gemm_tile multiplies bf16 operands on such a CPU; tests call it on any. Not for m, n or k of 0.
+// How gemm_tile multiplies operands of 16 bits on such a CPU; tests call it on any. Not for m, n or k of 0.
 void gemm_tile_widened(const GemmTile& tile);
 
 }  // namespace xmoe

@@ -15,7 +15,7 @@
 // rows, else row source[r] - rows of `remote`; results go to `destination[r]` of the output pair in the same
 // way. In backward dy takes the place of x and dx that of y, with the same indices.
 //
-// f32 or bf16 with f32 sums. Experts without rows are ordinary.
+// f32, bf16 or f16 with f32 sums. Experts without rows are ordinary.
 #pragma once
 
 #include <cstdint>

@@ -91,7 +91,7 @@ TEST_P(GroupedMlpOnGpu, TilesThatAreNotFull) {
 TEST_P(GroupedMlp, PreactivationsAloneAreTheSameBits) {
   const GroupedMlpSizes s{
       .tokens = 40, .hidden = 10, .ffn = 21, .per_expert = {40}, .in_order = true, .weighted = false};
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : kComputeDtypes) {
     const OpCase op = grouped_mlp_case(s, "preactivations");
     OpRun run(op, dtype, device());
     run.forward();

@@ -55,17 +55,17 @@ CUtensorMap tensor_map(const Tensor& tensor, int box_rows) {
   cuuint64_t strides[kMostDims - 1];  // bytes
   cuuint32_t box[kMostDims] = {kDepth, static_cast<cuuint32_t>(box_rows), 1};
   const cuuint32_t steps[kMostDims] = {1, 1, 1};
-  cuuint64_t stride = sizeof(bf16);
+  cuuint64_t stride = size_of(tensor.dtype());
   for (cuuint32_t i = 0; i < rank; ++i) {
     sizes[i] = static_cast<cuuint64_t>(tensor.dim(static_cast<int>(rank - 1 - i)));
     stride *= sizes[i];
     if (i + 1 < rank) strides[i] = stride;
   }
   CUtensorMap map;
-  const CUresult status =
-      encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, rank, tensor.raw(), sizes, strides, box, steps,
-                CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult status = encoder()(
+      &map, tensor.dtype() == DType::f16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+      rank, tensor.raw(), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   XMOE_CHECK(status == CUDA_SUCCESS, "the driver makes no tensor map of {}: error {}",
              to_string(tensor.shape()), static_cast<int>(status));
   return map;
@@ -77,7 +77,7 @@ CUtensorMap matrix_map(const Tensor& matrix) { return tensor_map(matrix, kBlockR
 CUtensorMap weights_map(const Tensor& weights, int box_rows) { return tensor_map(weights, box_rows); }
 
 PairRows pair_rows(const RowPair& pair, const Tensor& index) {
-  const std::int64_t row_bytes = pair.local.dim(1) * static_cast<std::int64_t>(sizeof(bf16));
+  const std::int64_t row_bytes = pair.local.dim(1) * static_cast<std::int64_t>(size_of(pair.local.dtype()));
   const std::int64_t local_rows = pair.local.dim(0);
   char* const remote = pair.remote.defined() ? static_cast<char*>(pair.remote.raw()) : nullptr;
   return {static_cast<char*>(pair.local.raw()),
@@ -116,7 +116,7 @@ __global__ void sum_parts_kernel(const float* parts, int count, std::int64_t row
 
 bool hopper_fits(const Device& device, const Tensor& w1, const Tensor& w2) {
   constexpr int kHopper = 9;
-  return w1.dtype() == DType::bf16 && w1.dim(0) <= hopper::kMostExperts && w2.dim(1) % hopper::kDepth == 0 &&
+  return w1.dtype() != DType::f32 && w1.dim(0) <= hopper::kMostExperts && w2.dim(1) % hopper::kDepth == 0 &&
          w2.dim(2) % hopper::kDepth == 0 && aligned({w1.raw(), w2.raw()}) &&
          hopper::model(device).capability == kHopper;
 }
@@ -130,7 +130,7 @@ void hopper_mlp_forward(const Context& ctx, Activation activation, const ExpertR
   const Experts experts = experts_of(rows.per_expert);
   const std::int64_t ffn = w2.dim(2);
   Tensor a;
-  if (y.local.defined()) a = ctx.workspace.tensor(DType::bf16, {total, ffn});
+  if (y.local.defined()) a = ctx.workspace.tensor(h.dtype(), {total, ffn});
   up_product(ctx, activation, experts, {x, rows.source}, w1, rows.weights, h, a);
   if (a.defined()) down_product(ctx, experts, a, w2, y, rows.destination);
 }
@@ -145,8 +145,8 @@ void hopper_mlp_backward(const Context& ctx, Activation activation, const Expert
   const Experts experts = experts_of(rows.per_expert);
   const std::int64_t hidden = w2.dim(1);
   const std::int64_t ffn = w2.dim(2);
-  const Tensor dh = ctx.workspace.tensor(DType::bf16, h.shape());
-  const Tensor a = ctx.workspace.tensor(DType::bf16, {total, ffn});
+  const Tensor dh = ctx.workspace.tensor(h.dtype(), h.shape());
+  const Tensor a = ctx.workspace.tensor(h.dtype(), {total, ffn});
   const IndexedRows dy_rows{dy, rows.source};
   const std::int64_t parts = ceil_div(ffn, hopper::kColumns);
   Tensor partial_sums;

@@ -1,5 +1,5 @@
-// The experts on Hopper's tensor cores (compute capability 9.0), bf16: gathers in the loads of the products,
-// activations and scatters in their ends. docs/kernels.md says how.
+// The experts on Hopper's tensor cores (compute capability 9.0), bf16 and f16: gathers in the loads of the
+// products, activations and scatters in their ends. docs/kernels.md says how.
 #pragma once
 
 #include "ops/grouped_mlp/grouped_mlp.h"

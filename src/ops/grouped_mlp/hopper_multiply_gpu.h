@@ -6,10 +6,11 @@
 
 namespace xmoe::gpu::hopper {
 
-// How the operands lie in a stage (hopper_wgmma_gpu.h), and whether threads copied into it, whose writes the
-// tensor cores see only behind a fence.
-template <bool kTransposeLeft, bool kTransposeRight, bool kCopiedByThreads>
+// Of what the operands are and how they lie in a stage (hopper_wgmma_gpu.h), and whether threads copied into
+// it, whose writes the tensor cores see only behind a fence.
+template <typename T, bool kTransposeLeft, bool kTransposeRight, bool kCopiedByThreads>
 struct Operands {
+  using Element = T;
   static constexpr bool kLeft = kTransposeLeft, kRight = kTransposeRight, kCopied = kCopiedByThreads;
   static constexpr int kLeftStep = kTransposeLeft ? kTerms * kRowBytes : kTerms * 2;
   static constexpr int kRightStep = kTransposeRight ? kTerms * kRowBytes : kTerms * 2;
@@ -35,9 +36,9 @@ __device__ inline void sum_stages(float (&sums)[kSums], Ring& ring, int stages, 
     products_begin();
 #pragma unroll
     for (int t = 0; t < kDepth / kTerms; ++t)
-      multiply<Operands::kLeft, Operands::kRight>(used, operand(left + t * Operands::kLeftStep, kBlockBytes),
-                                                  operand(right + t * Operands::kRightStep, kBlockBytes),
-                                                  s > 0 || t > 0);
+      multiply<typename Operands::Element, Operands::kLeft, Operands::kRight>(
+          used, operand(left + t * Operands::kLeftStep, kBlockBytes),
+          operand(right + t * Operands::kRightStep, kBlockBytes), s > 0 || t > 0);
     products_commit();
     products_wait<1>();
     if (s > 0) release(ring, previous);

@@ -21,7 +21,10 @@ struct Part {
   __device__ int first() const { return consumer * kBlockRows + warp * 16; }
 };
 
-// 16 rows by 64 columns of a warp, two bf16 in a word: words[2 j] of the upper eight rows and columns 8 j,
+// Results are of T, bf16 or f16; where they only move, any 16 bits.
+using Half = std::uint16_t;
+
+// 16 rows by 64 columns of a warp, two of T in a word: words[2 j] of the upper eight rows and columns 8 j,
 // words[2 j + 1] of the lower.
 using Piece = std::uint32_t[16];
 
@@ -29,16 +32,16 @@ using Piece = std::uint32_t[16];
 // go.
 class OrderedRows {  // as they are, in a matrix of `width` columns
  public:
-  __device__ OrderedRows(bf16* matrix, int width, const Part& part)
+  __device__ OrderedRows(Half* matrix, int width, const Part& part)
       : at_(matrix + static_cast<std::int64_t>(part.row + part.first() + part.lane / 8) * width +
             part.column + part.lane % 8 * 8),
         step_(4 * width),
         rows_(part.rows - part.first() - part.lane / 8) {}
-  __device__ bf16* row(int q) const { return at_ + q * static_cast<std::int64_t>(step_); }
+  __device__ Half* row(int q) const { return at_ + q * static_cast<std::int64_t>(step_); }
   __device__ bool has(int q) const { return 4 * q < rows_; }
 
  private:
-  bf16* at_;
+  Half* at_;
   int step_;  // elements between the lane's rows
   int rows_;
 };
@@ -50,15 +53,15 @@ class ScatteredRows {  // by index
     for (int q = 0; q < 4; ++q) {
       const int r = part.first() + part.lane / 8 + 4 * q;
       at_[q] = r >= part.rows ? nullptr
-                              : reinterpret_cast<bf16*>(to.row_at(to.index_of(part.row + r))) + part.column +
+                              : reinterpret_cast<Half*>(to.row_at(to.index_of(part.row + r))) + part.column +
                                     part.lane % 8 * 8;
     }
   }
-  __device__ bf16* row(int q) const { return at_[q]; }
+  __device__ Half* row(int q) const { return at_[q]; }
   __device__ bool has(int q) const { return at_[q] != nullptr; }
 
  private:
-  bf16* at_[4];
+  Half* at_[4];
 };
 
 // From shared memory, swizzled rows of 128 bytes, to memory; `offset`: columns from the rows' addresses.
@@ -99,14 +102,11 @@ class Staging {
   int to_other_ = kPieceBytes;
 };
 
-template <int kCount>
+template <typename T, int kCount>
 __device__ inline void pack(const float (&sums)[kCount], int first, Piece& words) {
 #pragma unroll
-  for (int j = 0; j < 16; ++j) words[j] = round_pair(sums[first + 2 * j], sums[first + 2 * j + 1]);
+  for (int j = 0; j < 16; ++j) words[j] = round_pair<T>(sums[first + 2 * j], sums[first + 2 * j + 1]);
 }
-
-__device__ inline float lower(std::uint32_t word) { return __uint_as_float(word << 16); }
-__device__ inline float upper(std::uint32_t word) { return __uint_as_float(word & 0xFFFF0000U); }
 
 constexpr float kLog2E = 1.4426950409F;
 
@@ -148,7 +148,10 @@ struct TwoWeights {
 };
 
 // y and dx: every row goes where its index says.
+template <typename T>
 struct Scatter {
+  using Element = T;
+
   struct Parameters {
     PairRows to;
   };
@@ -162,18 +165,19 @@ struct Scatter {
     for (int c = 0; c < kColumns / kPieceColumns; ++c) {
       if (c * kPieceColumns >= columns) break;
       Piece words;
-      pack(sums, c * 32, words);
+      pack<T>(sums, c * 32, words);
       staging.write(words, part.lane, rows, c * kPieceColumns);
     }
   }
 };
 
 // h and, unless `a` is null, a = w act(h), formed from h as it was rounded: backward reads no other.
-template <Activation kActivation>
+template <typename T, Activation kActivation>
 struct Activate {
+  using Element = T;
   struct Parameters {
-    bf16* h;               // [R, I']
-    bf16* a;               // [R, I]
+    Half* h;               // [R, I']
+    Half* a;               // [R, I]
     const float* weights;  // [R], or null
     int ffn;               // I
   };
@@ -191,23 +195,23 @@ struct Activate {
       if (part.column + c * kPieceColumns >= p.ffn) break;
       Piece first;
       Piece second;
-      pack(sums, c * 32, first);
+      pack<T>(sums, c * 32, first);
       staging.write(first, part.lane, h, c * kPieceColumns);
       if constexpr (kGated) {
-        pack(sums, (kPieces + c) * 32, second);
+        pack<T>(sums, (kPieces + c) * 32, second);
         staging.write(second, part.lane, h, p.ffn + c * kPieceColumns);
       }
       if (p.a == nullptr) continue;
 #pragma unroll
       for (int j = 0; j < 16; ++j) {
-        const float x0 = lower(first[j]);
-        const float x1 = upper(first[j]);
+        const float x0 = lower<T>(first[j]);
+        const float x1 = upper<T>(first[j]);
         const float weight = w.of[j % 2];
         if constexpr (kGated)
-          first[j] = round_pair(weight * x0 * sigmoid(x0) * lower(second[j]),
-                                weight * x1 * sigmoid(x1) * upper(second[j]));
+          first[j] = round_pair<T>(weight * x0 * sigmoid(x0) * lower<T>(second[j]),
+                                   weight * x1 * sigmoid(x1) * upper<T>(second[j]));
         else
-          first[j] = round_pair(weight * x0 * Gelu::gate(x0), weight * x1 * Gelu::gate(x1));
+          first[j] = round_pair<T>(weight * x0 * Gelu::gate(x0), weight * x1 * Gelu::gate(x1));
       }
       staging.write(first, part.lane, a, c * kPieceColumns);
     }
@@ -217,8 +221,9 @@ struct Activate {
 // Given da = dy W2: dh = w da act'(h), a = w act(h) for dW2, and per row and tile the partial sum of <da,
 // act(h)>. h comes through the ring behind the products' stages: columns of half a tile a stage, of swiglu
 // the gate's and then the up part's. A thread writes dh where it read h, and from there rows go to memory.
-template <Activation kActivation>
+template <typename T, Activation kActivation>
 struct ActivationGradient {
+  using Element = T;
   static constexpr bool kGated = kActivation == Activation::swiglu;
   static constexpr int kHalf = kColumns / 2;
   static constexpr int kParts = kGated ? 2 : 1;
@@ -227,8 +232,8 @@ struct ActivationGradient {
 
   struct Parameters {
     CUtensorMap h;         // [R, I'], boxes of 64 x 64
-    bf16* dh;              // [R, I']
-    bf16* a;               // [R, I]
+    Half* dh;              // [R, I']
+    Half* a;               // [R, I]
     const float* weights;  // [R], or null
     float* partial_sums;   // [column blocks, R], or null
     int ffn;               // I
@@ -287,13 +292,14 @@ struct ActivationGradient {
 #pragma unroll
         for (int j = 0; j < 16; ++j) {
           const int s = half * kSums / 2 + c * 32 + 2 * j;
-          const Gradient g0 = gradient(w.of[j % 2], sums[s], lower(x[0][j]), lower(x[kParts - 1][j]));
-          const Gradient g1 = gradient(w.of[j % 2], sums[s + 1], upper(x[0][j]), upper(x[kParts - 1][j]));
+          const Gradient g0 = gradient(w.of[j % 2], sums[s], lower<T>(x[0][j]), lower<T>(x[kParts - 1][j]));
+          const Gradient g1 =
+              gradient(w.of[j % 2], sums[s + 1], upper<T>(x[0][j]), upper<T>(x[kParts - 1][j]));
           dot[j % 2] += g0.dot + g1.dot;
-          store_shared_4(word(at[0] + c * kPieceOfStage, j), round_pair(g0.first, g1.first));
+          store_shared_4(word(at[0] + c * kPieceOfStage, j), round_pair<T>(g0.first, g1.first));
           if constexpr (kGated)
-            store_shared_4(word(at[1] + c * kPieceOfStage, j), round_pair(g0.second, g1.second));
-          store_shared_4(word(staging.address(), j), round_pair(g0.a, g1.a));
+            store_shared_4(word(at[1] + c * kPieceOfStage, j), round_pair<T>(g0.second, g1.second));
+          store_shared_4(word(staging.address(), j), round_pair<T>(g0.a, g1.a));
         }
         warp_barrier();
         write_rows(at[0] + c * kPieceOfStage, part.lane, dh_rows, offset);

@@ -129,7 +129,7 @@ __device__ void multiply_tiles(const typename Product::Parameters& p, Ring ring)
     if (first) fall_behind(ring, part.consumer, stages);
     first = false;
     float sums[kSums];
-    sum_tile<Operands<false, Product::kTransposed, Product::kGathered>>(
+    sum_tile<Operands<typename Product::Result::Element, false, Product::kTransposed, Product::kGathered>>(
         sums, part.rows, p.columns - part.column, ring, stages, part.consumer);
     Product::Result::store(p.result, sums, part, staging, ring);
   }
@@ -172,24 +172,24 @@ void run(const Context& ctx, typename Product::Parameters& p, const IndexedRows&
          stream(ctx.device()), p);
 }
 
-template <Activation kActivation>
+template <typename T, Activation kActivation>
 void up(const Context& ctx, const Experts& experts, const IndexedRows& x, const Tensor& w1,
         const Tensor& weights, const Tensor& h, const Tensor& a) {
-  using Product = RowProduct<true, false, Activate<kActivation>>;
+  using Product = RowProduct<true, false, Activate<T, kActivation>>;
   constexpr bool kGated = kActivation == Activation::swiglu;
   const auto ffn = static_cast<int>(w1.dim(1)) / (kGated ? 2 : 1);
   typename Product::Parameters p{};
   p.tile_columns = kGated ? kColumns / 2 : kColumns;
   p.second_half = kGated ? ffn : kColumns / 2;
-  p.result = {h.data<bf16>(), a.defined() ? a.data<bf16>() : nullptr,
+  p.result = {static_cast<Half*>(h.raw()), a.defined() ? static_cast<Half*>(a.raw()) : nullptr,
               weights.defined() ? weights.data<float>() : nullptr, ffn};
   run<Product>(ctx, p, x, w1, experts, ffn);
 }
 
-template <bool kTransposed>
+template <typename T, bool kTransposed>
 void scattered(const Context& ctx, const Experts& experts, const Tensor& rows, const Tensor& weights,
                const RowPair& to, const Tensor& destination) {
-  using Product = RowProduct<false, kTransposed, Scatter>;
+  using Product = RowProduct<false, kTransposed, Scatter<T>>;
   const auto width = static_cast<int>(to.local.dim(1));
   typename Product::Parameters p{};
   p.tile_columns = kColumns;
@@ -198,17 +198,17 @@ void scattered(const Context& ctx, const Experts& experts, const Tensor& rows, c
   run<Product>(ctx, p, {{rows, {}}, {}}, weights, experts, width);
 }
 
-template <Activation kActivation>
+template <typename T, Activation kActivation>
 void gradient(const Context& ctx, const Experts& experts, const IndexedRows& dy, const Tensor& w2,
               const Tensor& weights, const Tensor& h, const Tensor& dh, const Tensor& a,
               const Tensor& partial_sums) {
-  using Product = RowProduct<true, true, ActivationGradient<kActivation>>;
+  using Product = RowProduct<true, true, ActivationGradient<T, kActivation>>;
   const auto ffn = static_cast<int>(w2.dim(2));
   typename Product::Parameters p{};
   p.tile_columns = kColumns;
   p.result = {matrix_map(h),
-              dh.data<bf16>(),
-              a.data<bf16>(),
+              static_cast<Half*>(dh.raw()),
+              static_cast<Half*>(a.raw()),
               weights.defined() ? weights.data<float>() : nullptr,
               partial_sums.defined() ? partial_sums.data<float>() : nullptr,
               ffn,
@@ -216,40 +216,43 @@ void gradient(const Context& ctx, const Experts& experts, const IndexedRows& dy,
   run<Product>(ctx, p, dy, w2, experts, ffn);
 }
 
-// Calls f with the activation as a constant.
+// Calls f with the type of the elements and the activation as a constant.
 template <typename F>
-void with_activation(Activation activation, F&& f) {
-  if (activation == Activation::swiglu)
-    f.template operator()<Activation::swiglu>();
-  else
-    f.template operator()<Activation::gelu>();
+void with_activation(DType dtype, Activation activation, F&& f) {
+  with_half({dtype}, [&]<typename T>(T) {
+    if (activation == Activation::swiglu)
+      f.template operator()<T, Activation::swiglu>();
+    else
+      f.template operator()<T, Activation::gelu>();
+  });
 }
 
 }  // namespace
 
 void up_product(const Context& ctx, Activation activation, const Experts& experts, const IndexedRows& x,
                 const Tensor& w1, const Tensor& weights, const Tensor& h, const Tensor& a) {
-  with_activation(activation,
-                  [&]<Activation kActivation>() { up<kActivation>(ctx, experts, x, w1, weights, h, a); });
+  with_activation(h.dtype(), activation, [&]<typename T, Activation kActivation>() {
+    up<T, kActivation>(ctx, experts, x, w1, weights, h, a);
+  });
 }
 
 void down_product(const Context& ctx, const Experts& experts, const Tensor& a, const Tensor& w2,
                   const RowPair& y, const Tensor& destination) {
-  scattered<false>(ctx, experts, a, w2, y, destination);
+  with_half({a.dtype()}, [&]<typename T>(T) { scattered<T, false>(ctx, experts, a, w2, y, destination); });
 }
 
 void activation_gradient_product(const Context& ctx, Activation activation, const Experts& experts,
                                  const IndexedRows& dy, const Tensor& w2, const Tensor& weights,
                                  const Tensor& h, const Tensor& dh, const Tensor& a,
                                  const Tensor& partial_sums) {
-  with_activation(activation, [&]<Activation kActivation>() {
-    gradient<kActivation>(ctx, experts, dy, w2, weights, h, dh, a, partial_sums);
+  with_activation(h.dtype(), activation, [&]<typename T, Activation kActivation>() {
+    gradient<T, kActivation>(ctx, experts, dy, w2, weights, h, dh, a, partial_sums);
   });
 }
 
 void input_gradient_product(const Context& ctx, const Experts& experts, const Tensor& dh, const Tensor& w1,
                             const RowPair& dx, const Tensor& destination) {
-  scattered<true>(ctx, experts, dh, w1, dx, destination);
+  with_half({dh.dtype()}, [&]<typename T>(T) { scattered<T, true>(ctx, experts, dh, w1, dx, destination); });
 }
 
 }  // namespace xmoe::gpu::hopper

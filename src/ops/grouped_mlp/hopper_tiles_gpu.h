@@ -18,7 +18,7 @@ inline constexpr int kLoaderRegisters = 72;
 inline constexpr int kConsumerRegisters = 216;
 
 inline constexpr int kStages = 4;
-inline constexpr int kDepth = 64;  // terms a stage: 128 bytes of bf16, one swizzled row
+inline constexpr int kDepth = 64;  // terms a stage: 128 bytes, one swizzled row
 inline constexpr int kTerms = 16;  // of one tensor-core instruction
 inline constexpr int kRowBytes = 128;
 inline constexpr int kBlockRows = 64;  // rows of one tensor-core instruction

@@ -18,7 +18,8 @@ struct WeightProductParameters {
   int row_blocks, column_blocks;
 };
 
-__device__ inline int expert_blocks(const WeightProductParameters& p, int expert) {
+// Unused in the code for other GPUs, where the kernel is empty; so is add_sums().
+[[maybe_unused]] __device__ inline int expert_blocks(const WeightProductParameters& p, int expert) {
   return p.experts.begin[expert + 1] > p.experts.begin[expert] ? p.row_blocks : 0;
 }
 
@@ -66,8 +67,8 @@ __device__ void load_tiles(const WeightProductParameters& p, Ring ring) {
   }
 }
 
-__device__ void add_sums(const WeightProductParameters& p, const float (&sums)[kSums], const Tile& tile,
-                         int consumer) {
+[[maybe_unused]] __device__ void add_sums(const WeightProductParameters& p, const float (&sums)[kSums],
+                                          const Tile& tile, int consumer) {
   const int lane = lane_index();
   const int warp = static_cast<int>(threadIdx.x) % kWarpgroup / kWarpSize;
   const int row = tile.row_block * kRows + consumer * kBlockRows + warp * 16 + lane / 4;
@@ -83,8 +84,8 @@ __device__ void add_sums(const WeightProductParameters& p, const float (&sums)[k
   }
 }
 
-// Unused in the code for other GPUs, where the kernel is empty.
-[[maybe_unused]] __device__ void multiply_tiles(const WeightProductParameters& p, Ring ring) {
+template <typename T>
+__device__ void multiply_tiles(const WeightProductParameters& p, Ring ring) {
   const int consumer = static_cast<int>(threadIdx.x) / kWarpgroup - 1;
   TileWalk walk(p.experts, p.column_blocks);
   Tile tile;
@@ -95,13 +96,13 @@ __device__ void add_sums(const WeightProductParameters& p, const float (&sums)[k
     if (first) fall_behind(ring, consumer, stages);
     first = false;
     float sums[kSums];
-    sum_tile<Operands<true, true, true>>(sums, p.rows - tile.row_block * kRows,
-                                         p.columns - tile.column_block * kColumns, ring, stages, consumer);
+    sum_tile<Operands<T, true, true, true>>(sums, p.rows - tile.row_block * kRows,
+                                            p.columns - tile.column_block * kColumns, ring, stages, consumer);
     add_sums(p, sums, tile, consumer);
   }
 }
 
-template <bool kGatheredLeft>  // which operand comes by index
+template <typename T, bool kGatheredLeft>  // which operand comes by index
 __global__ void __launch_bounds__(kThreads, 1)
     weight_product_kernel(const __grid_constant__ WeightProductParameters p) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -114,7 +115,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     load_tiles<kGatheredLeft>(p, ring);
   } else {
     claim_registers<kConsumerRegisters>();
-    multiply_tiles(p, ring);
+    multiply_tiles<T>(p, ring);
   }
 #endif
 }
@@ -134,8 +135,10 @@ void run(const Context& ctx, const Experts& experts, const Tensor& ordered, cons
   std::int64_t tiles = 0;
   for (int e = 0; e < experts.count; ++e)
     if (experts.begin[e + 1] > experts.begin[e]) tiles += std::int64_t{p.row_blocks} * p.column_blocks;
-  launch(weight_product_kernel<kGatheredLeft>, persistent_grid(ctx.device(), tiles), Block(kThreads),
-         kSharedBytes, stream(ctx.device()), p);
+  with_half({ordered.dtype()}, [&]<typename T>(T) {
+    launch(weight_product_kernel<T, kGatheredLeft>, persistent_grid(ctx.device(), tiles), Block(kThreads),
+           kSharedBytes, stream(ctx.device()), p);
+  });
 }
 
 }  // namespace

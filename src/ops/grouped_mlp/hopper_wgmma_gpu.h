@@ -1,10 +1,12 @@
-// Products of a warpgroup (128 threads) on Hopper's tensor cores: D [64, N] f32 += A [64, 16] B [16, N] of
-// bf16 that lie in shared memory. A thread of warp w and lane l holds of D rows 16 w + l / 4 and the row 8
-// below, of each 8 columns 2 (l % 4) and the next: d[4 j + 0, 1] of columns 8 j in the upper row, d[4 j + 2,
-// 3] in the lower.
+// Products of a warpgroup (128 threads) on Hopper's tensor cores: D [64, N] f32 += A [64, 16] B [16, N] of T,
+// bf16 or f16, that lie in shared memory. A thread of warp w and lane l holds of D rows 16 w + l / 4 and the
+// row 8 below, of each 8 columns 2 (l % 4) and the next: d[4 j + 0, 1] of columns 8 j in the upper row, d[4 j
+// + 2, 3] in the lower.
 #pragma once
 
 #include <cstdint>
+
+#include "base/dtype.h"
 
 namespace xmoe::gpu::hopper {
 
@@ -40,11 +42,23 @@ __device__ inline void sums_are_complete(float (&d)[kCount]) {
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
-template <bool kTransposeA, bool kTransposeB>
+// T in the names of instructions.
+template <typename T>
+struct TypeName;
+template <>
+struct TypeName<bf16> {
+  static constexpr char text[] = "bf16";
+};
+template <>
+struct TypeName<f16> {
+  static constexpr char text[] = "f16";
+};
+
+template <typename T, bool kTransposeA, bool kTransposeB>
 __device__ inline void multiply(float (&d)[64], std::uint64_t a, std::uint64_t b, bool add) {
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.%69.%69 "
       "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
       "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
@@ -59,14 +73,15 @@ __device__ inline void multiply(float (&d)[64], std::uint64_t a, std::uint64_t b
         "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]), "+f"(d[50]),
         "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]),
         "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(kTransposeA ? 1 : 0), "n"(kTransposeB ? 1 : 0));
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(kTransposeA ? 1 : 0), "n"(kTransposeB ? 1 : 0),
+        "C"(TypeName<T>::text));
 }
 
-template <bool kTransposeA, bool kTransposeB>
+template <typename T, bool kTransposeA, bool kTransposeB>
 __device__ inline void multiply(float (&d)[128], std::uint64_t a, std::uint64_t b, bool add) {
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 "
+      "wgmma.mma_async.sync.aligned.m64n256k16.f32.%133.%133 "
       "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
       "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
@@ -94,7 +109,8 @@ __device__ inline void multiply(float (&d)[128], std::uint64_t a, std::uint64_t 
         "+f"(d[107]), "+f"(d[108]), "+f"(d[109]), "+f"(d[110]), "+f"(d[111]), "+f"(d[112]), "+f"(d[113]),
         "+f"(d[114]), "+f"(d[115]), "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119]), "+f"(d[120]),
         "+f"(d[121]), "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(kTransposeA ? 1 : 0), "n"(kTransposeB ? 1 : 0));
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(kTransposeA ? 1 : 0), "n"(kTransposeB ? 1 : 0),
+        "C"(TypeName<T>::text));
 }
 
 }  // namespace xmoe::gpu::hopper

@@ -3,7 +3,7 @@
 //   rms_norm:    y = x / sqrt(mean(x^2) + eps) * weight                       (Zhang and Sennrich 2019)
 //   layer_norm:  y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias       (Ba et al. 2016)
 //
-// Statistics in f32. T rows of H; f32 or bf16 (weight and bias have x's dtype).
+// Statistics in f32. T rows of H; f32, bf16 or f16 (weight and bias have x's dtype).
 #pragma once
 
 #include <cstdint>

@@ -34,7 +34,7 @@ XMOE_GPU_SUITE(GpuNorm);
 // shared memory, and where no access is wide.
 TEST_P(GpuNorm, AgreesWithTheCpu) {
   for (const NormKind kind : kKinds)
-    for (const DType dtype : {DType::f32, DType::bf16})
+    for (const DType dtype : kComputeDtypes)
       for (const Shape& shape : {Shape{1100, 2048}, Shape{530, 4352}, Shape{530, 2051}, Shape{300, 8200}}) {
         const std::int64_t rows = is_emulated(device()) ? 7 : shape[0];  // not several for each block then
         EXPECT_OK(check_against_cpu(norm_case(kind, rows, shape[1]), dtype, device()));
@@ -61,7 +61,7 @@ TEST_P(Norm, ByHand) {
 
 TEST_P(Norm, RecomputeIsEqualBitForBit) {
   for (const NormKind kind : kKinds)
-    for (const DType dtype : {DType::f32, DType::bf16})
+    for (const DType dtype : kComputeDtypes)
       for (const std::int64_t width : {31, 64, 1000}) {
         const OpCase op = norm_case(kind, 37, width);
         OpRun run(op, dtype, device());
@@ -79,8 +79,7 @@ TEST_P(Norm, ConstantRowsStayFinite) {
   for (const NormKind kind : kKinds) {
     OpCase op = norm_case(kind, 2, 40);
     op.inputs[0].fill = values({0.0});
-    EXPECT_OK(check_forward(op, DType::f32, device()));
-    EXPECT_OK(check_forward(op, DType::bf16, device()));
+    for (const DType dtype : kComputeDtypes) EXPECT_OK(check_forward(op, dtype, device()));
   }
 }
 

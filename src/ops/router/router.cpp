@@ -31,7 +31,7 @@ Tensor as_f32(const Context& ctx, const Tensor& x) {
 void router_logits(const Context& ctx, const Tensor& x, const Tensor& w, const Tensor& logits) {
   check(x, w, logits);
   if constexpr (kGpuBuilt)
-    if (!ctx.device().is_cpu() && x.dtype() == DType::bf16) return gpu::router_logits(ctx, x, w, logits);
+    if (!ctx.device().is_cpu() && x.dtype() != DType::f32) return gpu::router_logits(ctx, x, w, logits);
   const ArenaScope scope(ctx.workspace);
   gemm(ctx, as_f32(ctx, x), w, logits, kTimesTransposed);
 }
@@ -44,7 +44,7 @@ void router_backward(const Context& ctx, const Tensor& dlogits, const Tensor& x,
   check_shape(dx, x.shape(), "dx");
   check_dtype(dx, x.dtype(), "dx");
   if constexpr (kGpuBuilt)
-    if (!ctx.device().is_cpu() && x.dtype() == DType::bf16)
+    if (!ctx.device().is_cpu() && x.dtype() != DType::f32)
       return gpu::router_backward(ctx, dlogits, x, w, dw, dx);
   const ArenaScope scope(ctx.workspace);
   gemm(ctx, dlogits, as_f32(ctx, x), dw, kAccumulateTransposed);

@@ -3,7 +3,7 @@
 //
 //   logits = x W^T                dW += dlogits^T x,  dx += dlogits W
 //
-// Sums are in f32. Where x is bf16, dx is too: f32 sums are added to it and rounded once.
+// Sums are in f32. Where x has 16 bits, dx has too: f32 sums are added to it and rounded once.
 #pragma once
 
 #include "device/context.h"
@@ -12,7 +12,7 @@
 namespace xmoe {
 
 void router_logits(const Context& ctx,
-                   const Tensor& x,        // [T, H] f32 or bf16
+                   const Tensor& x,        // [T, H] f32, bf16 or f16
                    const Tensor& w,        // [E, H] f32
                    const Tensor& logits);  // [T, E] f32
 

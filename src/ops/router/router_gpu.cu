@@ -4,7 +4,11 @@
 //
 //   logits   x [W0; W1; W2]^T, whose three parts are then added
 //   dW       [d0 d1 d2]^T x, likewise
-//   dx       [d0 d1 d0] [W0; W0; W1] = d W but for terms below 2^-16 of it: dx is rounded to 2^-9
+//   dx       [d0 d1 d0] [W0; W0; W1] = d W but for terms below 2^-16 of it: dx is rounded to 2^-9, or 2^-12
+//
+// The rows are bf16, or the two parts of bf16 that an f16 number is the sum of (8 and 3 of its 11 bits): two
+// products that are added up. Parts of f16 instead would be fewer, but do not have f32's range: those of
+// usual weights would fall below its least number, and gradients of a scaled loss lie above its largest.
 #include "ops/router/router_gpu.h"
 
 #include <array>
@@ -81,6 +85,29 @@ void sum_parts(const Context& ctx, const Tensor& parts, std::int64_t row_stride,
          parts.data<float>(), out.numel(), out.dim(1), row_stride, part_stride, out.data<float>());
 }
 
+// A thread per number. Bound by bytes.
+__global__ void split_rows_kernel(const f16* x, std::int64_t count, bf16* first, bf16* second) {
+  const std::int64_t i = thread_index();
+  if (i >= count) return;
+  const float number = to_float(x[i]);
+  round_to(number, first[i]);
+  round_to(number - to_float(first[i]), second[i]);
+}
+
+// Of bf16, with x for their sum; x itself if that is bf16.
+struct Rows {
+  Tensor parts[2];
+  int count = 1;
+
+  Rows(const Context& ctx, const Tensor& x) : parts{x, {}} {
+    if (x.dtype() == DType::bf16) return;
+    for (Tensor& part : parts) part = ctx.workspace.tensor(DType::bf16, x.shape());
+    count = 2;
+    launch(split_rows_kernel, grid_of(x.numel(), kBlockThreads), Block(kBlockThreads), 0,
+           stream(ctx.device()), x.data<f16>(), x.numel(), parts[0].data<bf16>(), parts[1].data<bf16>());
+  }
+};
+
 }  // namespace
 
 void router_logits(const Context& ctx, const Tensor& x, const Tensor& w, const Tensor& logits) {
@@ -88,7 +115,11 @@ void router_logits(const Context& ctx, const Tensor& x, const Tensor& w, const T
   const std::int64_t experts = w.dim(0);
   const ArenaScope scope(ctx.workspace);
   const Tensor parts = ctx.workspace.tensor(DType::f32, {x.dim(0), kParts * experts});
-  gpu::gemm(ctx, x, split_below(ctx, w, kAll), parts, kTimesTransposed);
+  const Tensor weights = split_below(ctx, w, kAll);
+  const Rows rows(ctx, x);
+  for (int i = 0; i < rows.count; ++i)
+    gpu::gemm(ctx, rows.parts[i], weights, parts,
+              {.a = Transpose::no, .b = Transpose::yes, .accumulate = i > 0});
   sum_parts<false>(ctx, parts, kParts * experts, experts, logits);
 }
 
@@ -98,8 +129,11 @@ void router_backward(const Context& ctx, const Tensor& dlogits, const Tensor& x,
   {
     const ArenaScope scope(ctx.workspace);
     const Tensor parts = ctx.workspace.tensor(DType::f32, {kParts * w.dim(0), w.dim(1)});
-    gpu::gemm(ctx, split_beside(ctx, dlogits, kAll), x, parts,
-              {.a = Transpose::yes, .b = Transpose::no, .accumulate = false});
+    const Tensor gradients = split_beside(ctx, dlogits, kAll);
+    const Rows rows(ctx, x);
+    for (int i = 0; i < rows.count; ++i)
+      gpu::gemm(ctx, gradients, rows.parts[i], parts,
+                {.a = Transpose::yes, .b = Transpose::no, .accumulate = i > 0});
     sum_parts<true>(ctx, parts, w.dim(1), w.numel(), dw);
   }
   const ArenaScope scope(ctx.workspace);

@@ -14,31 +14,33 @@ XMOE_DEVICE_SUITE(Router);
 TEST_P(Router, AgreesWithTheReference) {
   for (const OpCase& op :
        {router_case(1, 1, 1), router_case(0, 8, 3), router_case(13, 40, 7), router_case(70, 33, 16)})
-    for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const DType dtype : kComputeDtypes) {
       EXPECT_OK(check_forward(op, dtype, device()));
       EXPECT_OK(check_backward(op, dtype, device()));
       if (!device().is_cpu()) EXPECT_OK(check_repeated(op, dtype, device()));
     }
 }
 
-// With x in bf16 nothing of the weights and of dlogits is lost: digits of three different heights count.
+// With x in 16 bits nothing of the weights and of dlogits is lost: digits of three different heights count.
 TEST_P(Router, KeepsAllDigitsOfWeights) {
   Arena arena(device(), MemoryTag::workspace);
   const Context ctx{arena};
   const double digits = 1.0 + 0x1p-11 + 0x1p-22;
-  const Tensor x = arena.tensor(DType::bf16, {1, 2});
-  const Tensor w = arena.tensor(DType::f32, {1, 2});
-  const Tensor logits = arena.tensor(DType::f32, {1, 1});
-  from_doubles(std::vector<double>{1.0, 0.0}, x);
-  from_doubles(std::vector<double>{digits, 1.0}, w);
-  router_logits(ctx, x, w, logits);
-  EXPECT_EQ(to_doubles(logits), std::vector<double>{digits});
-  const Tensor dlogits = logits;  // the same digits
-  const Tensor dw = arena.zeros(DType::f32, {1, 2});
-  const Tensor dx = arena.zeros(DType::bf16, {1, 2});
-  router_backward(ctx, dlogits, x, w, dw, dx);
-  EXPECT_EQ(to_doubles(dw), (std::vector<double>{digits, 0.0}));
-  EXPECT_EQ(to_doubles(dx), (std::vector<double>{1.0, 1.0}));
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    const Tensor x = arena.tensor(dtype, {1, 2});
+    const Tensor w = arena.tensor(DType::f32, {1, 2});
+    const Tensor logits = arena.tensor(DType::f32, {1, 1});
+    from_doubles(std::vector<double>{1.0, 0.0}, x);
+    from_doubles(std::vector<double>{digits, 1.0}, w);
+    router_logits(ctx, x, w, logits);
+    EXPECT_EQ(to_doubles(logits), std::vector<double>{digits});
+    const Tensor dlogits = logits;  // the same digits
+    const Tensor dw = arena.zeros(DType::f32, {1, 2});
+    const Tensor dx = arena.zeros(dtype, {1, 2});
+    router_backward(ctx, dlogits, x, w, dw, dx);
+    EXPECT_EQ(to_doubles(dw), (std::vector<double>{digits, 0.0}));
+    EXPECT_EQ(to_doubles(dx), std::vector<double>(2, dtype == DType::f16 ? 1.0 + 0x1p-10 : 1.0));
+  }
 }
 
 TEST_P(Router, ChecksArguments) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "base/split_float.h"
 
@@ -14,16 +15,11 @@ T* elements(const Tensor& tensor, std::int64_t begin) {
   return tensor.data<T>() + begin;
 }
 
-float read_float(const std::byte* from, std::int64_t index) {
-  float number = 0.0F;
-  std::memcpy(&number, from + index * static_cast<std::int64_t>(sizeof(float)), sizeof(float));
-  return number;
-}
-
-std::uint16_t read_half(const std::byte* from, std::int64_t index) {
-  std::uint16_t half = 0;
-  std::memcpy(&half, from + index * static_cast<std::int64_t>(sizeof(half)), sizeof(half));
-  return half;
+template <typename T>
+T element(const std::byte* from, std::int64_t index) {
+  T held;
+  std::memcpy(&held, from + index * static_cast<std::int64_t>(sizeof(T)), sizeof(T));
+  return held;
 }
 
 }  // namespace
@@ -33,7 +29,6 @@ DType stored_dtype(const HeldElements& held) {
 }
 
 bool can_hold(const HeldElements& held, DType stored) {
-  const auto is_float = [](DType dtype) { return dtype == DType::f32 || dtype == DType::bf16; };
   return stored == stored_dtype(held) || (is_float(stored) && is_float(held.data.dtype()));
 }
 
@@ -53,9 +48,12 @@ std::span<const std::byte> ElementReader::read(std::int64_t begin, std::int64_t 
     return {data, static_cast<std::size_t>(count) * size_of(held_.data.dtype())};
   const std::byte* remainder = on_host(held_.remainder, begin, count, remainder_);
   joined_.resize(static_cast<std::size_t>(count));
-  for (std::int64_t i = 0; i < count; ++i)
-    joined_[static_cast<std::size_t>(i)] =
-        join_split(read_half(data, i), static_cast<std::int16_t>(read_half(remainder, i)));
+  const auto join = [&]<typename T>(T) {
+    for (std::int64_t i = 0; i < count; ++i)
+      joined_[static_cast<std::size_t>(i)] =
+          SplitFloat<T>::join(element<std::uint16_t>(data, i), element<std::int16_t>(remainder, i));
+  };
+  with_half({held_.data.dtype()}, join);
   return std::as_bytes(std::span(joined_));
 }
 
@@ -69,17 +67,22 @@ void take_elements(DType stored, const std::byte* from, const HeldElements& held
     std::memcpy(static_cast<std::byte*>(data.raw()) + static_cast<std::size_t>(begin) * element, from,
                 static_cast<std::size_t>(count) * element);
     if (low != nullptr) std::fill_n(low, count, std::int16_t{0});
-  } else if (stored == DType::f32) {
-    auto* high = elements<bf16>(data, begin);
-    for (std::int64_t i = 0; i < count; ++i) {
-      const float number = read_float(from, i);
-      high[i].bits = split_value(number);
-      if (low != nullptr) low[i] = split_remainder(number);
-    }
-  } else {
-    auto* numbers = elements<float>(data, begin);
-    for (std::int64_t i = 0; i < count; ++i) numbers[i] = join_split(read_half(from, i), 0);
+    return;
   }
+  with_float(stored, [&]<typename From>(From) {
+    with_float(data.dtype(), [&]<typename To>(To) {
+      auto* to = elements<To>(data, begin);
+      for (std::int64_t i = 0; i < count; ++i) {
+        const auto number = static_cast<float>(element<From>(from, i));
+        if constexpr (std::is_same_v<To, float>) {
+          to[i] = number;
+        } else {
+          to[i].bits = SplitFloat<To>::value(number);
+          if (low != nullptr) low[i] = SplitFloat<To>::remainder(number);
+        }
+      }
+    });
+  });
 }
 
 }  // namespace xmoe

@@ -1,4 +1,4 @@
-// Elements of a training state as a rank holds them and as a checkpoint stores them. A bf16 value with its
+// Elements of a training state as a rank holds them and as a checkpoint stores them. A 16-bit value with its
 // remainder (base/split_float.h) is stored as the f32 number that the two are; everything else as it is held.
 // Joined and split piece by piece: there is never a second copy of a state.
 #pragma once
@@ -18,8 +18,8 @@ struct HeldElements {
 };
 
 DType stored_dtype(const HeldElements& held);
-// Whether elements stored as `stored` can be taken over: those of the same dtype, and f32 and bf16 in either
-// way.
+// Whether elements stored as `stored` can be taken over: those of the same dtype, and any floats as any
+// others.
 bool can_hold(const HeldElements& held, DType stored);
 
 // Reads elements as they are stored, to the host.

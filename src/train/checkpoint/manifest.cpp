@@ -135,8 +135,8 @@ void check_tensor(const CheckpointTensor& tensor) {
   const Shape& global = tensor.global_shape;
   XMOE_CHECK(tensor.data.defined(), "{}: no tensor", tensor.name);
   XMOE_CHECK(!tensor.remainder.defined() ||
-                 (tensor.data.dtype() == DType::bf16 && tensor.remainder.dtype() == DType::i16 &&
-                  tensor.remainder.numel() == tensor.data.numel()),
+                 (size_of(tensor.data.dtype()) == 2 && is_float(tensor.data.dtype()) &&
+                  tensor.remainder.dtype() == DType::i16 && tensor.remainder.numel() == tensor.data.numel()),
              "{}: {} remainders beside {} values", tensor.name, tensor.remainder.numel(),
              tensor.data.numel());
   for (int axis = 0; axis < global.rank(); ++axis) {
