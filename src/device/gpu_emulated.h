@@ -61,11 +61,19 @@ inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 
 inline xmoe::bf16 __float2bfloat16_rn(float x) { return xmoe::bf16(x); }
 inline std::uint16_t __bfloat16_as_ushort(xmoe::bf16 x) { return x.bits; }
+inline xmoe::f16 __float2half_rn(float x) { return xmoe::f16(x); }
+inline std::uint16_t __half_as_ushort(xmoe::f16 x) { return x.bits; }
+inline xmoe::f16 __ushort_as_half(std::uint16_t bits) { return std::bit_cast<xmoe::f16>(bits); }
+inline float __half2float(xmoe::f16 x) { return static_cast<float>(x); }
+template <typename T>
 struct EmulatedPair {
-  alignas(4) xmoe::bf16 x;
-  xmoe::bf16 y;
+  alignas(4) T x;
+  T y;
 };
-inline EmulatedPair __floats2bfloat162_rn(float x, float y) { return {xmoe::bf16(x), xmoe::bf16(y)}; }
+inline EmulatedPair<xmoe::bf16> __floats2bfloat162_rn(float x, float y) {
+  return {xmoe::bf16(x), xmoe::bf16(y)};
+}
+inline EmulatedPair<xmoe::f16> __floats2half2_rn(float x, float y) { return {xmoe::f16(x), xmoe::f16(y)}; }
 
 // A thread runs until it waits: no other comes in between.
 template <typename T>
