@@ -27,12 +27,13 @@ constexpr std::size_t kNameShown = 110;
 std::mutex mutex;
 std::vector<xmoe::Activity> activities;
 
-void check(CUptiResult result, const char* what) {
-  if (result == CUPTI_SUCCESS) return;
+// Says what failed, and leaves the program alone.
+bool succeeded(CUptiResult result, const char* what) {
+  if (result == CUPTI_SUCCESS) return true;
   const char* text = nullptr;
   cuptiGetResultString(result, &text);
   fmt::print(stderr, "gpu timeline: {} failed: {}\n", what, text == nullptr ? "unknown error" : text);
-  std::_Exit(1);
+  return false;
 }
 
 void CUPTIAPI give_buffer(std::uint8_t** buffer, std::size_t* size, std::size_t* most_records) {
@@ -84,7 +85,7 @@ std::string readable(const std::string& mangled) {
 }
 
 void report() {
-  check(cuptiActivityFlushAll(1), "collecting what was recorded");
+  if (!succeeded(cuptiActivityFlushAll(1), "collecting what was recorded")) return;
   const std::lock_guard lock(mutex);
   if (activities.empty()) {
     fmt::print(stderr, "gpu timeline: nothing ran on a GPU\n");
@@ -120,10 +121,10 @@ void report() {
 
 // The name that CUDA calls.
 extern "C" int InitializeInjection() {  // NOLINT(readability-identifier-naming)
-  check(cuptiActivityRegisterCallbacks(&give_buffer, &take_buffer), "asking for records");
+  if (!succeeded(cuptiActivityRegisterCallbacks(&give_buffer, &take_buffer), "asking for records")) return 0;
   for (const auto kind :
        {CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL, CUPTI_ACTIVITY_KIND_MEMCPY, CUPTI_ACTIVITY_KIND_MEMSET})
-    check(cuptiActivityEnable(kind), "recording");
+    if (!succeeded(cuptiActivityEnable(kind), "recording (does another profiler run?)")) return 0;
   std::atexit(&report);
   return 1;
 }

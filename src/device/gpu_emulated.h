@@ -50,7 +50,7 @@ inline dim3 gridDim;
 inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
 inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
 inline int __popcll(unsigned long long x) { return std::popcount(x); }
-// Nothing contracts products and sums: the host is compiled as ISO C++.
+// Nothing contracts products and sums: CMake sees to it.
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fmul_rn(float a, float b) { return a * b; }

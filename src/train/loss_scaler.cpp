@@ -14,7 +14,7 @@ void LossScaler::update(bool overflow) {
   if (overflow) {
     state_.growth_tracker = 0;
     if (--state_.hysteresis_tracker <= 0) state_.scale = std::max(state_.scale / 2.0, config_.minimum);
-  } else if (++state_.growth_tracker == config_.window) {
+  } else if (++state_.growth_tracker >= config_.window) {
     state_.growth_tracker = 0;
     state_.hysteresis_tracker = config_.hysteresis;
     state_.scale *= 2.0;
@@ -22,7 +22,9 @@ void LossScaler::update(bool overflow) {
 }
 
 void LossScaler::restore(const State& state) {
-  if (dynamic_) state_ = state;
+  if (!dynamic_) return;
+  state_ = state;
+  state_.scale = std::max(state_.scale, config_.minimum);
 }
 
 }  // namespace xmoe

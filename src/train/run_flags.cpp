@@ -32,10 +32,10 @@ void add_loss_scale_flags(FlagTable& table, LossScaleConfig& scale) {
   table.real("min-loss-scale", scale.minimum, "What the dynamic scale does not fall below", above(0));
   table.integer("loss-scale-window", scale.window,
                 "Iterations without overflow that double the dynamic scale", at_least(1));
-  table.integer(
-      "hysteresis", scale.hysteresis,
-      "Overflows that are passed over before the dynamic scale is halved, counted anew when it doubles",
-      at_least(1));
+  table.integer("hysteresis", scale.hysteresis,
+                "The overflow at which the dynamic scale is halved, as it is at all that follow; counted "
+                "anew when it doubles",
+                at_least(1));
 }
 
 std::string read_device(const std::string& given, DeviceConfig& device) {

@@ -115,14 +115,16 @@ void TrainingStep::fail_non_finite(const StepResult& result) {
     where = fmt::format("it arises first in {} (rank {})", names[r], r);
     break;
   }
-  const std::string scale = scaler_.scale() == 1.0 && !scaler_.dynamic()
-                                ? ""
-                                : fmt::format(" (at a loss scale of {})", scaler_.scale());
-  fail_everywhere(
-      "loss {} and gradient norm {}{} are not finite, for the {}rd iteration in a row; {}. Lower --lr or "
-      "lengthen the warm-up, set --clip-grad, "
-      "or resume from an earlier checkpoint",
-      result.lm_loss, result.gradient_norm, scale, kMaxConsecutiveSkips, where);
+  const bool scaled = scaler_.scale() != 1.0 || scaler_.dynamic();
+  const std::string scale = scaled ? fmt::format(" (at a loss scale of {})", scaler_.scale()) : "";
+  std::string remedy =
+      "Lower --lr or lengthen the warm-up, set --clip-grad, or resume from an earlier checkpoint";
+  if (scaled && std::isfinite(result.lm_loss))  // gradients that are too large in fp16 alone
+    remedy = (scaler_.dynamic() ? "Lower --min-loss-scale"
+                                : "Lower --loss-scale, or leave it out for one that finds its place") +
+             std::string(". If that does not help: lower --lr or resume from an earlier checkpoint");
+  fail_everywhere("loss {} and gradient norm {}{} are not finite, for the {}rd iteration in a row; {}. {}",
+                  result.lm_loss, result.gradient_norm, scale, kMaxConsecutiveSkips, where, remedy);
 }
 
 }  // namespace xmoe

@@ -94,7 +94,7 @@ std::int64_t stride_of(std::int64_t n) { return n > 20000 ? 97 : 1; }
 
 template <typename T>
 class Reductions : public testing::Test {};
-using Reducible = testing::Types<float, bf16, std::int64_t>;
+using Reducible = testing::Types<float, bf16, f16, std::int64_t>;
 TYPED_TEST_SUITE(Reductions, Reducible);
 
 TYPED_TEST(Reductions, AllReduceGivesTheSumInRankOrder) {

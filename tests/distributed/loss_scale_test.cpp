@@ -189,7 +189,7 @@ TEST(LossScale, OverflowsEndTheRunOnlyWhereTheScaleCannotFall) {
   const std::string error = error_of({.initial = 0x1p45, .minimum = 0x1p43, .hysteresis = 1}, &iterations);
   EXPECT_EQ(iterations, 2 + TrainingStep::kMaxConsecutiveSkips - 1);
   EXPECT_NE(error.find("loss scale of 8796093022208"), std::string::npos) << error;
-  EXPECT_NE(error_of({.constant = 0x1p45}, &iterations).find("not finite"), std::string::npos);
+  EXPECT_NE(error_of({.constant = 0x1p45}, &iterations).find("Lower --loss-scale"), std::string::npos);
   EXPECT_EQ(iterations, TrainingStep::kMaxConsecutiveSkips - 1);
   EXPECT_EQ(error_of({.initial = 0x1p45, .hysteresis = 1}, &iterations), "");
 }

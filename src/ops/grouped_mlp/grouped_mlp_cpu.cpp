@@ -17,9 +17,10 @@ namespace xmoe::cpu {
 
 namespace {
 
-constexpr std::int64_t kMaxBlockRows =
-    256;  // 256 rows amortise the packing of a weight matrix and fit in the L2 cache
-constexpr std::int64_t kMinBlockRows = 32;   // below this a matrix product is bound by reading the weights
+// Rows of a block: the most amortise the packing of a weight matrix and fit in the L2 cache; with fewer than
+// the least a matrix product is bound by reading the weights.
+constexpr std::int64_t kMaxBlockRows = 5 * kGroup;
+constexpr std::int64_t kMinBlockRows = kGroup;
 constexpr std::int64_t kTasksPerThread = 4;  // enough to even out experts of different load
 constexpr std::int64_t kMinSliceRows =
     64;  // rows of a weight-gradient slice; fewer would gather the inputs too often
@@ -31,17 +32,16 @@ struct Block {
 };
 
 std::vector<Block> row_blocks(const ExpertRows& rows) {
-  const std::int64_t target =
-      std::clamp(rows.total() / (kTasksPerThread * thread_count()), kMinBlockRows, kMaxBlockRows);
+  const std::int64_t target = group_boundary(
+      std::max(rows.total() / (kTasksPerThread * thread_count()), kMinBlockRows), kMaxBlockRows);
   std::vector<Block> blocks;
   std::int64_t begin = 0;
   for (std::size_t e = 0; e < rows.per_expert.size(); ++e) {
     const std::int64_t count = rows.per_expert[e];
     const std::int64_t pieces = (count + target - 1) / target;
-    const auto cut = [&](std::int64_t p) { return group_boundary(count * p / pieces, count); };
-    for (std::int64_t p = 0; p < pieces; ++p)
-      if (cut(p + 1) > cut(p))
-        blocks.push_back({static_cast<std::int64_t>(e), begin + cut(p), cut(p + 1) - cut(p)});
+    const std::int64_t piece = pieces == 0 ? 1 : group_boundary((count + pieces - 1) / pieces, target);
+    for (std::int64_t from = 0; from < count; from += piece)
+      blocks.push_back({static_cast<std::int64_t>(e), begin + from, std::min(piece, count - from)});
     begin += count;
   }
   return blocks;
