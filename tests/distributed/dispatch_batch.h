@@ -140,8 +140,8 @@ class Batch {
 
   // What a rank on its own finds, in double.
   void expect_reference() const {
-    // f32: a few dozen terms in another order. 16 bits: as they are stored at each expert and at each of up to
-    // two relays, sums of terms of either sign.
+    // f32: a few dozen terms in another order. 16 bits: as they are stored at each expert and at each of up
+    // to two relays, sums of terms of either sign.
     const double tolerance = case_.dtype == DType::f32 ? 1e-5 : 0.03;
     const std::vector<double> inputs = to_doubles(x);
     const std::vector<double> outputs = to_doubles(y);

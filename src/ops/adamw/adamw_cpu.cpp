@@ -1,6 +1,6 @@
 // One pass over memory. Per parameter 4 bytes of the gradient are read, and value, remainder and moments read
-// and written: 28 bytes with f32 moments (beside an f32 value or one of 16 bits with its remainder), 20 with both
-// in bf16.
+// and written: 28 bytes with f32 moments (beside an f32 value or one of 16 bits with its remainder), 20 with
+// both in bf16.
 #include "ops/adamw/adamw_cpu.h"
 
 #include <bit>

@@ -18,8 +18,7 @@ void check_heads(const AttentionShape& shape) {
 }
 
 void check_float(const Tensor& t, const char* name) {
-  XMOE_CHECK(is_float(t.dtype()), "{}: expected f32, bf16 or f16, got {}", name,
-             name_of(t.dtype()));
+  XMOE_CHECK(is_float(t.dtype()), "{}: expected f32, bf16 or f16, got {}", name, name_of(t.dtype()));
 }
 
 void check_kept(const AttentionShape& shape, const Tensor& qkv, const Tensor& out, const Tensor& lse) {

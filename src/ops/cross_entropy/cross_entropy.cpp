@@ -22,8 +22,7 @@ void linear_cross_entropy(const Context& ctx, const Tensor& x, const Tensor& w, 
                           const Tensor& dw, const VocabularySlice* slice) {
   XMOE_CHECK(x.rank() == 2 && w.rank() == 2, "linear_cross_entropy takes matrices, got {} and {}",
              to_string(x.shape()), to_string(w.shape()));
-  XMOE_CHECK(is_float(x.dtype()), "x: expected f32, bf16 or f16, got {}",
-             name_of(x.dtype()));
+  XMOE_CHECK(is_float(x.dtype()), "x: expected f32, bf16 or f16, got {}", name_of(x.dtype()));
   check_dtype(w, x.dtype(), "w");
   check_shape(w, {w.dim(0), x.dim(1)}, "w");
   XMOE_CHECK((slice != nullptr ? 0 : 1) <= vocabulary && vocabulary <= w.dim(0),
