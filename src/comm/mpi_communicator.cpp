@@ -134,7 +134,6 @@ void MpiCommunicator::all_reduce(const Tensor& values, ReduceOp op) {
   const std::int64_t n = values.numel();
   ++traffic_.calls;
   if (n == 0) return;
-  check(meet(comm_), "all_reduce", name_);
   const ArenaScope scope(scratch_);
   if (reduces_by_gather(n * element, size_)) {
     reduce_by_gather(values, op);
@@ -150,7 +149,9 @@ void MpiCommunicator::all_reduce(const Tensor& values, ReduceOp op) {
 void MpiCommunicator::reduce_by_gather(const Tensor& values, ReduceOp op) {
   const int bytes = static_cast<int>(values.bytes());
   void* gathered = scratch_.allocate(values.bytes() * static_cast<std::size_t>(size_));
-  check(MPI_Allgather(values.raw(), bytes, MPI_BYTE, gathered, bytes, MPI_BYTE, comm_), "all_reduce", name_);
+  check(collective(MPI_Allgather, MPI_Iallgather, values.raw(), bytes, MPI_BYTE, gathered, bytes, MPI_BYTE,
+                   comm_),
+        "all_reduce", name_);
   count([&](int /*peer*/) { return std::int64_t{bytes}; });
   reduce_parts(op, values.dtype(), gathered, size_, values.numel(), values.raw());
 }
@@ -168,12 +169,12 @@ void MpiCommunicator::reduce_chunk(std::byte* chunk, std::int64_t n, DType dtype
     recv_counts_[i] = static_cast<int>(mine);
   }
   const MPI_Datatype type = row_type(element);
-  check(MPI_Alltoallv(chunk, send_counts_.data(), send_offsets_.data(), type, parts, recv_counts_.data(),
-                      recv_offsets_.data(), type, comm_),
+  check(collective(MPI_Alltoallv, MPI_Ialltoallv, chunk, send_counts_.data(), send_offsets_.data(), type,
+                   parts, recv_counts_.data(), recv_offsets_.data(), type, comm_),
         "all_reduce", name_);
   reduce_parts(op, dtype, parts, size_, mine, chunk + part_begin(n, size_, rank_) * element);
-  check(MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, chunk, send_counts_.data(), send_offsets_.data(),
-                       type, comm_),
+  check(collective(MPI_Allgatherv, MPI_Iallgatherv, MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, chunk,
+                   send_counts_.data(), send_offsets_.data(), type, comm_),
         "all_reduce", name_);
   // A part to each, then this rank's sums to each.
   count([&](int peer) {
@@ -187,12 +188,12 @@ void MpiCommunicator::all_gather(const Tensor& input, const Tensor& output) {
   ++traffic_.calls;
   count([&](int /*peer*/) { return static_cast<std::int64_t>(input.bytes()); });
   if (input.bytes() == 0) return;
-  check(meet(comm_), "all_gather", name_);
   const int rows = to_count(input.dim(0), "all_gather");
   const MPI_Datatype type = row_type(contract::row_bytes(input));
   const auto* own = static_cast<std::byte*>(output.raw()) + input.bytes() * static_cast<std::size_t>(rank_);
   const bool in_place = own == input.raw();
-  check(MPI_Allgather(in_place ? MPI_IN_PLACE : input.raw(), rows, type, output.raw(), rows, type, comm_),
+  check(collective(MPI_Allgather, MPI_Iallgather, in_place ? MPI_IN_PLACE : input.raw(), rows, type,
+                   output.raw(), rows, type, comm_),
         "all_gather", name_);
 }
 
@@ -204,7 +205,6 @@ void MpiCommunicator::reduce_scatter(const Tensor& input, const Tensor& output) 
   const auto element = static_cast<std::int64_t>(size_of(output.dtype()));
   const std::int64_t n = output.numel();
   if (n == 0) return;
-  check(meet(comm_), "reduce_scatter", name_);
   const ArenaScope scope(scratch_);
   const std::int64_t block = std::min(n, std::max<std::int64_t>(1, kReductionChunkBytes / element / size_));
   const auto scratch_bytes = static_cast<std::size_t>(block * element * size_);
@@ -219,7 +219,8 @@ void MpiCommunicator::reduce_scatter(const Tensor& input, const Tensor& output) 
       std::memcpy(packed + r * m * element, in + (r * n + begin) * element, bytes);
     }
     const int message = static_cast<int>(bytes);
-    check(MPI_Alltoall(packed, message, MPI_BYTE, parts, message, MPI_BYTE, comm_), "reduce_scatter", name_);
+    check(collective(MPI_Alltoall, MPI_Ialltoall, packed, message, MPI_BYTE, parts, message, MPI_BYTE, comm_),
+          "reduce_scatter", name_);
     reduce_parts(ReduceOp::sum, output.dtype(), parts, size_, m, out + begin * element);
   }
 }
@@ -230,11 +231,10 @@ void MpiCommunicator::broadcast(const Tensor& values, int root) {
   const auto total = static_cast<std::int64_t>(values.bytes());
   ++traffic_.calls;
   if (rank_ == root) count([&](int /*peer*/) { return total; });
-  check(meet(comm_), "broadcast", name_);
   auto* data = static_cast<std::byte*>(values.raw());
   for (std::int64_t begin = 0; begin < total; begin += kBroadcastBytes) {
     const int bytes = static_cast<int>(std::min(kBroadcastBytes, total - begin));
-    check(MPI_Bcast(data + begin, bytes, MPI_BYTE, root, comm_), "broadcast", name_);
+    check(collective(MPI_Bcast, MPI_Ibcast, data + begin, bytes, MPI_BYTE, root, comm_), "broadcast", name_);
   }
 }
 

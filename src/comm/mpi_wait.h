@@ -21,8 +21,18 @@ int wait_all(std::span<MPI_Request> requests);
 // The same, but gives up after some seconds: whether all have completed.
 bool wait_all_for(std::chrono::milliseconds time, std::span<MPI_Request> requests);
 
-// Before a blocking collective: where ranks share cores, sleeps until all ranks of the group have come, so
-// that the collective finds everyone. Elsewhere nothing. Returns MPI's code.
+// A collective of MPI, by its two forms: collective(MPI_Bcast, MPI_Ibcast, data, count, ...). The one that
+// blocks is the faster where each rank has a core; in its place the other and wait_all(). Returns MPI's code.
+template <typename Blocking, typename Start, typename... Arguments>
+int collective(Blocking blocking, Start start, Arguments... arguments) {
+  if (ranks_per_core() == 1) return blocking(arguments...);
+  MPI_Request request = MPI_REQUEST_NULL;
+  const int code = start(arguments..., &request);
+  return code != MPI_SUCCESS ? code : wait_all({&request, 1});
+}
+
+// Before one that has only the form that blocks: where ranks share cores, sleeps until all ranks of the group
+// have come, so that the collective finds everyone. Elsewhere nothing. Returns MPI's code.
 int meet(MPI_Comm comm);
 
 }  // namespace xmoe::mpi

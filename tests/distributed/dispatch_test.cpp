@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
+#include <memory>
 #include <set>
 
 #include "comm/mesh.h"
@@ -17,9 +19,22 @@ using namespace dispatch_test;
 
 class Dispatch : public testing::TestWithParam<std::tuple<DispatchCase, Nodes>> {
  protected:
+  // Making a mesh takes longer than a test: there is one for each arrangement of nodes.
+  static Mesh& mesh_on(Nodes nodes) {
+    auto& mesh = meshes_[nodes];
+    if (!mesh) {
+      const ArrangedNodes arranged(nodes);
+      mesh = std::make_unique<Mesh>(tested(), tested().size());
+    }
+    return *mesh;
+  }
+  static void TearDownTestSuite() { meshes_.clear(); }
+
   const DispatchCase& routing() const { return std::get<0>(GetParam()); }
-  ArrangedNodes nodes_{std::get<1>(GetParam())};
-  Mesh mesh_{tested(), tested().size()};
+  Mesh& mesh_ = mesh_on(std::get<1>(GetParam()));
+
+ private:
+  static inline std::map<Nodes, std::unique_ptr<Mesh>> meshes_;
 };
 
 TEST_P(Dispatch, FlatEqualsTheReference) {
