@@ -118,7 +118,7 @@ inline OpCase grouped_mlp_case(const GroupedMlpSizes& s, Accumulation accumulati
   const std::int64_t remote_results = s.in_order ? 0 : rows / 3;
 
   OpCase op;
-  op.name = name;
+  op.name = added ? name : name + ", gradients written";
   op.inputs = {{.name = "x", .shape = {s.tokens, s.hidden}},
                {.name = "w1",
                 .shape = {experts, width, s.hidden},

@@ -11,13 +11,9 @@ namespace {
 
 // Gradients that are written hold NaN before.
 Comparison check_both(const GroupedMlpSizes& sizes, const std::string& name, const Device& device) {
-  for (const auto accumulation : {Accumulation::add, Accumulation::write}) {
-    const bool added = accumulation == Accumulation::add;
-    Comparison c =
-        check(grouped_mlp_case(sizes, accumulation, name + (added ? ", added" : ", written")), device);
-    if (!c.ok) return c;
-  }
-  return {};
+  Comparison c = check(grouped_mlp_case(sizes, Accumulation::add, name), device);
+  if (c.ok) c = check(grouped_mlp_case(sizes, Accumulation::write, name), device);
+  return c;
 }
 
 XMOE_DEVICE_SUITE(GroupedMlp);
@@ -52,15 +48,17 @@ TEST_P(GroupedMlp, EqualsTheReference) {
   }
 }
 
-// Several row blocks of one expert, and weight gradients in slices.
+// Several row blocks of one expert, of which only the first may overwrite, and weight gradients in slices.
 TEST_P(GroupedMlp, ManyBlocksOfRows) {
-  EXPECT_OK(check_both({.tokens = 100,
-                        .remote = 30,
-                        .hidden = 10,
-                        .ffn = 70,
-                        .activation = Activation::swiglu,
-                        .per_expert = {300, 5, 290}},
-                       "many_blocks", device()));
+  const GroupedMlpSizes s{.tokens = 100,
+                          .remote = 30,
+                          .hidden = 10,
+                          .ffn = 70,
+                          .activation = Activation::swiglu,
+                          .per_expert = {300, 5, 290}};
+  EXPECT_OK(check(grouped_mlp_case(s, Accumulation::add, "many_blocks"), device()));
+  // Finite differences of so many rows take long: one dtype.
+  EXPECT_OK(check_backward(grouped_mlp_case(s, Accumulation::write, "many_blocks"), DType::f32, device()));
 }
 
 // Widths that tensor cores with their own kernels take: rows beyond a tile of 128, odd counts, experts
