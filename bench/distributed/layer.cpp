@@ -1,5 +1,6 @@
 // Time of an MoE layer forward and backward, bytes that a rank sends, bytes that it keeps for backward, by
-// dispatcher: all at capacity factor 1.25, and the padding-free one without dropping.
+// dispatcher: all at capacity factor 1.25, and the padding-free one without dropping. Gradients of the
+// experts' weights are written, as in the first micro-batch of a step.
 //
 // Bounds: of bytes the least that this routing needs in the dispatcher's way of sending (one row for each
 // assignment, or one for each rank, in each of the four passages, and a weight and its gradient; rows of h
@@ -79,7 +80,7 @@ class Layer {
     saved_.clear();
     kept_ = {};
     layer_->forward(ctx, saved_, x_, y_, sums_, kept_);
-    layer_->backward(ctx, dy_, x_, kept_, {}, dx_);
+    layer_->backward(ctx, dy_, x_, kept_, {}, dx_, Accumulation::write);
   }
 
   // From the routing alone. A row that changes rank goes once for each assignment or, in two stages, once for

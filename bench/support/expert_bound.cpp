@@ -11,6 +11,8 @@ namespace xmoe {
 
 namespace {
 
+constexpr GemmOptions kLeftTransposed{.a = Transpose::yes, .b = Transpose::no, .accumulate = false};
+
 ExpertBound bound_of_each(const ExpertShape& s, DType dtype) {
   const std::int64_t m = s.rows() / s.experts;
   const auto seconds = [&](std::int64_t a, std::int64_t b, std::int64_t c, DType output,
@@ -23,8 +25,8 @@ ExpertBound bound_of_each(const ExpertShape& s, DType dtype) {
                           seconds(m, s.hidden, s.ffn, dtype, kTimesTransposed);
   bound.backward_seconds = seconds(m, s.ffn, s.hidden, dtype, {}) +
                            seconds(m, s.hidden, s.width(), dtype, {}) +
-                           seconds(s.width(), s.hidden, m, DType::f32, kAccumulateTransposed) +
-                           seconds(s.hidden, s.ffn, m, DType::f32, kAccumulateTransposed);
+                           seconds(s.width(), s.hidden, m, DType::f32, kLeftTransposed) +
+                           seconds(s.hidden, s.ffn, m, DType::f32, kLeftTransposed);
   return bound;
 }
 
@@ -51,8 +53,7 @@ ExpertBound bound_of_one_matrix(const ExpertShape& s, DType dtype, const Device&
   ExpertBound bound;
   bound.forward_seconds = seconds(x, w1, h, kTimesTransposed) + seconds(a, w2, y, kTimesTransposed);
   bound.backward_seconds = seconds(x, w2, a, {}) + seconds(h, w1, y, {}) +
-                           seconds(h, x, dw1, kAccumulateTransposed) +
-                           seconds(x, a, dw2, kAccumulateTransposed);
+                           seconds(h, x, dw1, kLeftTransposed) + seconds(x, a, dw2, kLeftTransposed);
   return bound;
 }
 

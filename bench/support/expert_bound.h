@@ -1,7 +1,7 @@
-// The time of an MoE layer's matrix products and nothing else. On the CPU every expert has R / E rows and its
-// own weights, and each product is one dense call of the vendor's library on all threads, by the best way
-// that the library has for the shape. On a GPU all rows are multiplied with one expert's weights: what the
-// library can do at best.
+// The time of an MoE layer's matrix products and nothing else; gradients of weights are written, not added
+// to. On the CPU every expert has R / E rows and its own weights, and each product is one dense call of the
+// vendor's library on all threads, by the best way that the library has for the shape. On a GPU all rows are
+// multiplied with one expert's weights: what the library can do at best.
 #pragma once
 
 #include <string>

@@ -31,7 +31,7 @@ void DenseMlp::backward(const Context& ctx, const Tensor& dy, const Tensor& x, c
   }
   const Tensor partial = partial_rows(ctx, tp_, dx);
   grouped_mlp_backward(ctx, activation_, rows, {all_dy, {}}, {all_x, {}}, w1_.value, w2_.value, preactivation,
-                       {partial, {}}, {}, w1_.grad, w2_.grad);
+                       {partial, {}}, {}, w1_.grad, w2_.grad, Accumulation::add);
   scatter_row_sums(tp_, partial, dx);
 }
 

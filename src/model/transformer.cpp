@@ -100,7 +100,8 @@ void Transformer::backward_layer(const Layer& layer, std::int64_t batch, LayerSa
                    normed);
   }
   if (layer.moe) {
-    layer.moe->backward(ctx, dx, normed, k.moe, router_gradients(layer, loss_scale), dnormed);
+    layer.moe->backward(ctx, dx, normed, k.moe, router_gradients(layer, loss_scale), dnormed,
+                        experts_accumulation_);
   } else {
     layer.mlp->backward(ctx, dx, normed, k.mlp_h, dnormed);
   }
@@ -161,6 +162,7 @@ MicroBatchResult Transformer::forward_backward(const Tensor& tokens, const Tenso
   }
   projections_->embed_backward(context(), tokens, dx);
   complete(0);
+  experts_accumulation_ = Accumulation::add;
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     if (!layers_[l].moe) continue;
     result.dropped += kept_[l].moe.dropped;
@@ -196,7 +198,9 @@ void Transformer::logits(const Tensor& tokens, std::int64_t batch, const Tensor&
 }
 
 void Transformer::clear_gradients() {
-  for (const auto& group : parameters_.groups()) fill_zero(context(), group.gradients);
+  for (const auto& group : parameters_.groups())
+    if (group.replication != Replication::expert) fill_zero(context(), group.gradients);
+  experts_accumulation_ = Accumulation::write;
 }
 
 std::size_t Transformer::high_water(MemoryTag tag) const {

@@ -57,8 +57,8 @@ class Transformer {
   Transformer(const ModelConfig& config, DType dtype, Mesh& mesh, std::uint64_t seed, bool train,
               const Device& device = {});
 
-  // Forward and backward of one micro-batch, of as many sequences on all ranks; gradients are added to. The
-  // loss that is differentiated is
+  // Forward and backward of one micro-batch, of as many sequences on all ranks; gradients add up since
+  // clear_gradients(). The loss that is differentiated is
   //   loss_scale * (mean cross-entropy + auxiliary losses), means over the tokens of all ranks.
   // `completed`, if given, is told each stage (ParameterSpec) whose gradients backward has completed.
   MicroBatchResult forward_backward(
@@ -87,6 +87,8 @@ class Transformer {
   // 2024).
   void update_expert_bias();
 
+  // Begins the sums of another step. Gradients of experts are not filled with zeros, since they are most of
+  // the bytes: the next forward_backward writes them, and until then they hold those of the step before.
   void clear_gradients();
   // After forward_backward: the first place, in order of computation, that holds a value that is not finite
   // on this rank; nothing if there is none. Stages count alike on all ranks.
@@ -185,6 +187,7 @@ class Transformer {
   std::vector<Tensor> router_biases_;                // [E] f32 each; empty without expert bias
   std::int64_t router_tokens_ = 0;                   // tokens behind the sums, of all ranks
   std::vector<LayerSaved> kept_;
+  Accumulation experts_accumulation_ = Accumulation::write;  // of the next forward_backward
   Tensor last_;  // [n, H] output of the last layer, of the last forward_backward
 };
 

@@ -8,6 +8,7 @@
 
 #include "base/rng.h"
 #include "ops/cross_entropy/cross_entropy.h"
+#include "support/compare.h"
 
 namespace xmoe {
 namespace {
@@ -117,6 +118,71 @@ TEST_F(TransformerTest, EveryGradientAgreesWithFiniteDifferences) {
     std::copy(kept.begin(), kept.end(), p.value.data<float>());
     EXPECT_NEAR((values[0] - values[1]) / (2.0 * step), norm, 0.02 * norm + 2e-3) << p.name;
   }
+}
+
+// Whatever gradients held before, a step has its own; in the flat buffers zeros still fill up the stages.
+TEST_F(TransformerTest, StepsDoNotSeeEarlierGradients) {
+  for (const std::int64_t chunks : {1, 2}) {
+    SCOPED_TRACE(fmt::format("{} chunks", chunks));
+    ModelConfig c = small_model();
+    c.moe.overlap_chunks = chunks;
+    const auto step = [&](Transformer& model) {
+      model.clear_gradients();
+      for (std::uint64_t i = 0; i < 2; ++i) {
+        fill_batch(c, 2, i);
+        model.forward_backward(tokens, targets, 2, 1.0);
+      }
+    };
+    Transformer fresh(c, DType::f32, mesh, 3, true);
+    step(fresh);
+    Transformer used(c, DType::f32, mesh, 3, true);
+    step(used);
+    for (const auto& p : used.parameters().all())
+      std::fill_n(p.grad.data<float>(), p.grad.numel(), std::numeric_limits<float>::quiet_NaN());
+    step(used);
+    for (std::size_t g = 0; g < fresh.parameters().groups().size(); ++g)
+      EXPECT_OK(compare_bits(used.parameters().groups()[g].gradients,
+                             fresh.parameters().groups()[g].gradients, "gradients"));
+  }
+}
+
+TEST_F(TransformerTest, GradientsAreSumsOverMicroBatchesAndChunks) {
+  const auto gradients_of = [&](std::int64_t chunks, std::initializer_list<std::uint64_t> batches) {
+    ModelConfig c = small_model();
+    c.moe.overlap_chunks = chunks;
+    Transformer model(c, DType::f32, mesh, 3, true);
+    model.clear_gradients();
+    for (const std::uint64_t number : batches) {
+      fill_batch(c, 2, number);
+      model.forward_backward(tokens, targets, 2, 1.0);
+    }
+    std::vector<std::vector<double>> gradients;
+    for (const auto& p : model.parameters().all()) gradients.push_back(to_doubles(p.grad));
+    return gradients;
+  };
+  const auto first = gradients_of(1, {0});
+  const auto second = gradients_of(1, {1});
+  const auto both = gradients_of(2, {0, 1});
+  for (std::size_t p = 0; p < both.size(); ++p) {
+    std::vector<double> sum = first[p];
+    for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += second[p][i];
+    EXPECT_OK(compare(both[p], sum, tolerance_for(DType::f32, /*terms=*/100), fmt::format("gradient {}", p)));
+  }
+}
+
+// The zeros would be most of the bytes that clear_gradients() writes.
+TEST_F(TransformerTest, ClearingLeavesExpertsToTheNextMicroBatch) {
+  Transformer model(small_model(), DType::f32, mesh, 3, true);
+  fill_batch(model.config(), 2, 0);
+  model.forward_backward(tokens, targets, 2, 1.0);
+  for (const auto& group : model.parameters().groups())
+    std::fill_n(group.gradients.data<float>(), group.gradients.numel(), 1.0F);
+  model.clear_gradients();
+  for (const auto& p : model.parameters().all()) {
+    const bool experts = p.name.find(".moe.experts.") != std::string::npos;
+    EXPECT_EQ(p.grad.data<float>()[0], experts ? 1.0F : 0.0F) << p.name;
+  }
+  EXPECT_THROW(static_cast<void>(model.locate_non_finite()), InvariantError);
 }
 
 // What is computed again comes out bit for bit, and is not kept.

@@ -147,16 +147,17 @@ void MoeLayer::forward_shared(const Context& ctx, Arena& saved, const Tensor& x,
 }
 
 void MoeLayer::backward(const Context& ctx, const Tensor& dy, const Tensor& x, MoeSaved& kept,
-                        const RouterSumGradients& router_gradients, const Tensor& dx) {
+                        const RouterSumGradients& router_gradients, const Tensor& dx, Accumulation experts) {
   const ArenaScope scope(ctx.workspace);
   const Tensor d_top_weights = ctx.workspace.tensor(DType::f32, kept.top_experts.shape());
-  backward_experts(ctx, dy, x, kept, dx, d_top_weights);
+  backward_experts(ctx, dy, x, kept, dx, experts, d_top_weights);
   if (weights_.shared_w1.value.defined()) backward_shared(ctx, dy, x, kept, dx);
   backward_router(ctx, x, kept, router_gradients, d_top_weights, dx);
 }
 
 void MoeLayer::backward_experts(const Context& ctx, const Tensor& dy, const Tensor& x, MoeSaved& kept,
-                                const Tensor& dx, const Tensor& d_top_weights) const {
+                                const Tensor& dx, Accumulation accumulation,
+                                const Tensor& d_top_weights) const {
   const ArenaScope scope(ctx.workspace);
   std::vector<TokenChunk> again;
   if (recompute_.experts) again = kept.chunks;
@@ -186,10 +187,11 @@ void MoeLayer::backward_experts(const Context& ctx, const Tensor& dy, const Tens
                // x was recomputed since forward: rows of this rank's own tokens are read from where it is
                // now.
                const RowPair x_rows = packed ? c.x : RowPair{all_x.slice(c.first, c.end), c.x.remote};
+               const Accumulation chunk = i == 0 ? accumulation : Accumulation::add;
                const profile::Scope activity(profile::Activity::experts);
                grouped_mlp_backward(ctx, config_.activation, expert_rows, dy_rows, x_rows,
                                     weights_.experts_w1.value, weights_.experts_w2.value, c.h, dx_rows,
-                                    dweights[i], weights_.experts_w1.grad, weights_.experts_w2.grad);
+                                    dweights[i], weights_.experts_w1.grad, weights_.experts_w2.grad, chunk);
                return dx_rows;
              });
   scatter(all_dx, dx);
@@ -215,7 +217,7 @@ void MoeLayer::backward_shared(const Context& ctx, const Tensor& dy, const Tenso
   }
   grouped_mlp_backward(ctx, config_.activation, rows, {dy, {}}, {x, {}}, weights_.shared_w1.value,
                        weights_.shared_w2.value, h, {shared_dx, {}}, {}, weights_.shared_w1.grad,
-                       weights_.shared_w2.grad);
+                       weights_.shared_w2.grad, Accumulation::add);
   add(ctx, dx, shared_dx, dx);
 }
 

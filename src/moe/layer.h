@@ -89,7 +89,8 @@ class MoeLayer {
                 const Tensor& dy,  // [T, H]
                 const Tensor& x,   // [T, H], as in forward
                 MoeSaved& kept, const RouterSumGradients& router_gradients,
-                const Tensor& dx);  // [T, H]; written
+                const Tensor& dx,       // [T, H]; written
+                Accumulation experts);  // of the gradients of the experts' weights; all others are added to
 
   const MoeConfig& config() const { return config_; }
 
@@ -101,7 +102,7 @@ class MoeLayer {
   void forward_shared(const Context& ctx, Arena& saved, const Tensor& x, const Tensor& y,
                       MoeSaved& kept) const;
   void backward_experts(const Context& ctx, const Tensor& dy, const Tensor& x, MoeSaved& kept,
-                        const Tensor& dx, const Tensor& d_top_weights) const;
+                        const Tensor& dx, Accumulation accumulation, const Tensor& d_top_weights) const;
   void backward_shared(const Context& ctx, const Tensor& dy, const Tensor& x, const MoeSaved& kept,
                        const Tensor& dx) const;
   void backward_router(const Context& ctx, const Tensor& x, const MoeSaved& kept,

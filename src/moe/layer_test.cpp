@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "base/rng.h"
 #include "support/device_test.h"
 #include "support/op_case.h"
@@ -31,6 +33,9 @@ struct LayerRun {
     w.experts_w2 = weight("w2", {kExperts, kHidden, kFfn}, dtype);
     w.shared_w1 = weight("s1", {1, preactivation_width(config.activation, kShared), kHidden}, dtype);
     w.shared_w2 = weight("s2", {1, kHidden, kShared}, dtype);
+    // backward is to write these.
+    for (const Weight& experts : {w.experts_w1, w.experts_w2})
+      fill_random(experts.grad, values({std::numeric_limits<double>::quiet_NaN()}), Rng(0, "unread"));
     const Tensor x = filled("x", {kTokens, kHidden}, dtype, 1.0);
     const Tensor dy = filled("dy", x.shape(), dtype, 1.0);
     y = memory.zeros(dtype, x.shape());
@@ -42,7 +47,7 @@ struct LayerRun {
     const std::int64_t begin = host_waits();
     layer.forward(ctx, saved, x, y, sums, kept, pass);
     const std::int64_t middle = host_waits();
-    if (pass == MoePass::training) layer.backward(ctx, dy, x, kept, {}, dx);
+    if (pass == MoePass::training) layer.backward(ctx, dy, x, kept, {}, dx, Accumulation::write);
     forward_waits = middle - begin;
     backward_waits = host_waits() - middle;
   }

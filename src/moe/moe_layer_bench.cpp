@@ -1,6 +1,7 @@
 // A whole MoE layer in one process: router, PFT, gather, experts, combine; forward, and forward with
 // backward. The figures count the experts' FLOPs only, and the bound is that of the experts
-// (expert_bound.h). Real routing is uneven: weights are random.
+// (expert_bound.h). Real routing is uneven: weights are random. Gradients of the experts' weights are
+// written, as in the first micro-batch of a step.
 //
 // `kept` is what backward needs, the layer's input included, beside the input and pre-activations alone.
 #include "bench/support/bench.h"
@@ -40,7 +41,7 @@ class LayerRun {
   }
   void step() {
     forward();
-    layer_->backward({workspace_}, dy_, x_, kept_, {}, dx_);
+    layer_->backward({workspace_}, dy_, x_, kept_, {}, dx_, Accumulation::write);
   }
   std::size_t kept_bytes() const { return kept_.bytes() + x_.bytes(); }
 

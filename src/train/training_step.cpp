@@ -32,6 +32,7 @@ void TrainingStep::read_batch(std::int64_t micro_batches, const Loader& load) {
 }
 
 StepResult TrainingStep::run(std::int64_t micro_batches, double learning_rate, const Loader& load) {
+  XMOE_CHECK(micro_batches > 0, "a step without micro-batches has no gradients");
   read_batch(micro_batches, load);
   StepResult result;
   std::int64_t dropped = 0;

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -66,6 +67,11 @@ class LayerFixture {
     weights.experts_w1 =
         weight("w1", {experts_, preactivation_width(c.activation, c.ffn), c.hidden}, w1, 0.3, c.dtype);
     weights.experts_w2 = weight("w2", {experts_, c.hidden, c.ffn}, w2, 0.3, c.dtype);
+    // backward is to write these.
+    for (const Weight& w : {weights.experts_w1, weights.experts_w2})
+      from_doubles(std::vector<double>(static_cast<std::size_t>(w.grad.numel()),
+                                       std::numeric_limits<double>::quiet_NaN()),
+                   w.grad);
     if (c.shared > 0) {
       weights.shared_w1 =
           weight("shared_w1", {1, preactivation_width(c.activation, c.shared), c.hidden}, {}, 0.3, c.dtype);
@@ -91,7 +97,7 @@ class LayerFixture {
     layer->forward(ctx, saved_, x, y, sums, kept);
     const std::size_t in_use = saved_.in_use();
     saved_bytes = in_use;
-    layer->backward(ctx, dy, x, kept, {}, dx);
+    layer->backward(ctx, dy, x, kept, {}, dx, Accumulation::write);
   }
 
   MoeWeights weights;

@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "device/gpu_built.h"
+#include "ops/elementwise/elementwise.h"
 #include "ops/grouped_mlp/grouped_mlp_cpu.h"
 #include "ops/grouped_mlp/grouped_mlp_gpu.h"
 
@@ -39,6 +40,17 @@ void check_arguments(Activation activation, const ExpertRows& rows, const Tensor
   if (rows.weights.defined()) check_shape(rows.weights, {r}, "weights");
 }
 
+// Gradients of experts without rows, which no product writes; those of neighbours in one fill.
+void clear_without_rows(const Context& ctx, std::span<const std::int64_t> per_expert, const Tensor& dw) {
+  const auto experts = static_cast<std::int64_t>(per_expert.size());
+  std::int64_t first = 0;  // of those that are not cleared yet
+  for (std::int64_t e = 0; e <= experts; ++e) {
+    if (e < experts && per_expert[static_cast<std::size_t>(e)] == 0) continue;
+    if (first < e) fill_zero(ctx, dw.slice(first, e));
+    first = e + 1;
+  }
+}
+
 }  // namespace
 
 void grouped_mlp_forward(const Context& ctx, Activation activation, const ExpertRows& rows, const RowPair& x,
@@ -54,7 +66,7 @@ void grouped_mlp_forward(const Context& ctx, Activation activation, const Expert
 void grouped_mlp_backward(const Context& ctx, Activation activation, const ExpertRows& rows,
                           const RowPair& dy, const RowPair& x, const Tensor& w1, const Tensor& w2,
                           const Tensor& h, const RowPair& dx, const Tensor& dweights, const Tensor& dw1,
-                          const Tensor& dw2) {
+                          const Tensor& dw2, Accumulation accumulation) {
   check_arguments(activation, rows, w1, w2, h);
   check_pair(dy, w1.dim(2), w1.dtype(), "dy");
   check_pair(x, w1.dim(2), w1.dtype(), "x");
@@ -65,10 +77,14 @@ void grouped_mlp_backward(const Context& ctx, Activation activation, const Exper
   check_dtype(dw2, DType::f32, "dw2");
   XMOE_CHECK(dweights.defined() == rows.weights.defined(), "weights and their gradient come together");
   if (dweights.defined()) check_shape(dweights, {rows.total()}, "dweights");
+  if (accumulation == Accumulation::write)
+    for (const Tensor& dw : {dw1, dw2}) clear_without_rows(ctx, rows.per_expert, dw);
   if (ctx.device().is_cpu())
-    return cpu::grouped_mlp_backward(ctx, activation, rows, dy, x, w1, w2, h, dx, dweights, dw1, dw2);
+    return cpu::grouped_mlp_backward(ctx, activation, rows, dy, x, w1, w2, h, dx, dweights, dw1, dw2,
+                                     accumulation);
   if constexpr (kGpuBuilt)
-    return gpu::grouped_mlp_backward(ctx, activation, rows, dy, x, w1, w2, h, dx, dweights, dw1, dw2);
+    return gpu::grouped_mlp_backward(ctx, activation, rows, dy, x, w1, w2, h, dx, dweights, dw1, dw2,
+                                     accumulation);
   fail_not_built("grouped_mlp", ctx.device());
 }
 

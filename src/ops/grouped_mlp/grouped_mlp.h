@@ -28,6 +28,10 @@ namespace xmoe {
 
 enum class Activation : std::uint8_t { gelu, swiglu };  // gelu: the tanh form
 
+// What backward does with what dw1 and dw2 hold: it adds to that, or writes them without reading it, zeros
+// for experts without rows.
+enum class Accumulation : std::uint8_t { add, write };
+
 inline std::int64_t preactivation_width(Activation activation, std::int64_t ffn_hidden) {
   return activation == Activation::swiglu ? 2 * ffn_hidden : ffn_hidden;
 }
@@ -61,7 +65,8 @@ void grouped_mlp_backward(const Context& ctx, Activation activation, const Exper
                           const Tensor& h,         // [R, I']
                           const RowPair& dx,       // [L', H], [S', H]
                           const Tensor& dweights,  // [R] f32; undefined without weights
-                          const Tensor& dw1,       // [E, I', H] f32; added to
-                          const Tensor& dw2);      // [E, H, I] f32; added to
+                          const Tensor& dw1,       // [E, I', H] f32
+                          const Tensor& dw2,       // [E, H, I] f32
+                          Accumulation accumulation);
 
 }  // namespace xmoe

@@ -1,4 +1,5 @@
 // The experts' op against the same products of the vendor's library, on rows that are spread evenly.
+// Gradients of weights are written, as in the first micro-batch of a step; further ones read them too.
 #include "bench/support/bench.h"
 #include "bench/support/expert_bound.h"
 #include "bench/support/random_blocks.h"
@@ -35,7 +36,7 @@ class ExpertsRun {
   }
   void backward() {
     grouped_mlp_backward({workspace_}, s_.activation, rows_, {dy_, {}}, {x_, {}}, w1_, w2_, h_, {y_, {}},
-                         dweights_, dw1_, dw2_);
+                         dweights_, dw1_, dw2_, Accumulation::write);
   }
 
  private:

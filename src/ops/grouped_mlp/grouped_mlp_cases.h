@@ -77,11 +77,12 @@ inline std::shared_ptr<Indices> results_by_token(std::int64_t tokens, const std:
 
 }  // namespace grouped_mlp_cases
 
-inline OpCase grouped_mlp_case(const GroupedMlpSizes& s, const std::string& name) {
+inline OpCase grouped_mlp_case(const GroupedMlpSizes& s, Accumulation accumulation, const std::string& name) {
   using namespace grouped_mlp_cases;
   const auto experts = static_cast<std::int64_t>(s.per_expert.size());
   const std::int64_t rows = std::accumulate(s.per_expert.begin(), s.per_expert.end(), std::int64_t{0});
   const std::int64_t width = preactivation_width(s.activation, s.ffn);
+  const bool added = accumulation == Accumulation::add;
   // Rows name random tokens, and results go to a permutation of places.
   std::vector<std::int32_t> sources;
   std::vector<std::int32_t> destinations;
@@ -117,18 +118,18 @@ inline OpCase grouped_mlp_case(const GroupedMlpSizes& s, const std::string& name
   const std::int64_t remote_results = s.in_order ? 0 : rows / 3;
 
   OpCase op;
-  op.name = name;
+  op.name = added ? name : name + ", gradients written";
   op.inputs = {{.name = "x", .shape = {s.tokens, s.hidden}},
                {.name = "w1",
                 .shape = {experts, width, s.hidden},
                 .fill = normal(1.0 / std::sqrt(static_cast<double>(s.hidden))),
                 .gradient = ElementKind::f32,
-                .gradient_added = true},
+                .gradient_added = added},
                {.name = "w2",
                 .shape = {experts, s.hidden, s.ffn},
                 .fill = normal(1.0 / std::sqrt(static_cast<double>(s.ffn))),
                 .gradient = ElementKind::f32,
-                .gradient_added = true},
+                .gradient_added = added},
                {.name = "weights",
                 .shape = {rows},
                 .kind = ElementKind::f32,
@@ -176,7 +177,7 @@ inline OpCase grouped_mlp_case(const GroupedMlpSizes& s, const std::string& name
     const Tensor results = ctx.workspace.tensor(in[0].dtype(), {rows, s.hidden});
     grouped_mlp_backward(ctx, s.activation, expert_rows(ctx.device(), in[3]), pair(d_out[0], s.remote),
                          pair(in[0], s.remote), in[1], in[2], out[1], pair(results, remote_results),
-                         s.weighted ? d_in[3] : Tensor{}, d_in[1], d_in[2]);
+                         s.weighted ? d_in[3] : Tensor{}, d_in[1], d_in[2], accumulation);
     combine_rows(ctx, results, by_token->on(ctx.device()), d_in[0]);
   };
   op.forward_flops = 2.0 * static_cast<double>(rows * s.hidden * (width + s.ffn));

@@ -139,7 +139,8 @@ std::int64_t largest_block(const std::vector<Block>& blocks) {
   return rows;
 }
 
-// dW[e] += left^T right over the rows of every expert; left is [R, m] in order, right is gathered [R, n].
+// dW[e] += or = left^T right over the rows of every expert that has some; left is [R, m] in order, right is
+// gathered [R, n].
 template <typename T>
 struct WeightGradient {
   const T* left;
@@ -183,7 +184,7 @@ std::vector<Slice> weight_slices(const ExpertRows& rows, std::span<const WeightG
 }
 
 template <typename T>
-void sum_weight_gradient(const WeightGradient<T>& g, const Slice& s, T* scratch) {
+void sum_weight_gradient(const WeightGradient<T>& g, const Slice& s, Accumulation accumulation, T* scratch) {
   constexpr std::int64_t kRows = kMaxBlockRows;
   for (std::int64_t r = s.first_row; r < s.first_row + s.rows; r += kRows) {
     const std::int64_t count = std::min(kRows, s.first_row + s.rows - r);
@@ -202,7 +203,7 @@ void sum_weight_gradient(const WeightGradient<T>& g, const Slice& s, T* scratch)
     t.input = dtype_of<T>::value;
     t.output = DType::f32;
     t.options.a = Transpose::yes;
-    t.options.accumulate = true;
+    t.options.accumulate = accumulation == Accumulation::add || r > s.first_row;
     gemm_tile(t);
   }
 }
@@ -244,7 +245,7 @@ void forward(const Context& ctx, Activation activation, const ExpertRows& rows, 
 template <typename T>
 void backward(const Context& ctx, Activation activation, const ExpertRows& rows, const RowPair& dy,
               const RowPair& x, const Tensor& w1, const Tensor& w2, const Tensor& h, const RowPair& dx,
-              const Tensor& dweights, const Tensor& dw1, const Tensor& dw2) {
+              const Tensor& dweights, const Tensor& dw1, const Tensor& dw2, Accumulation accumulation) {
   const std::int64_t hidden = w1.dim(2);
   const std::int64_t width = w1.dim(1);
   const std::int64_t ffn = w2.dim(2);
@@ -287,7 +288,7 @@ void backward(const Context& ctx, Activation activation, const ExpertRows& rows,
   const auto slices = weight_slices<T>(rows, gradients);
   parallel_tasks(static_cast<std::int64_t>(slices.size()), [&](std::int64_t task, int thread) {
     const Slice& s = slices[static_cast<std::size_t>(task)];
-    sum_weight_gradient(gradients[s.gradient], s, row_scratch.of(thread));
+    sum_weight_gradient(gradients[s.gradient], s, accumulation, row_scratch.of(thread));
   });
 }
 
@@ -301,9 +302,9 @@ void grouped_mlp_forward(const Context& ctx, Activation activation, const Expert
 void grouped_mlp_backward(const Context& ctx, Activation activation, const ExpertRows& rows,
                           const RowPair& dy, const RowPair& x, const Tensor& w1, const Tensor& w2,
                           const Tensor& h, const RowPair& dx, const Tensor& dweights, const Tensor& dw1,
-                          const Tensor& dw2) {
+                          const Tensor& dw2, Accumulation accumulation) {
   with_float(w1.dtype(), [&]<typename T>(T) {
-    backward<T>(ctx, activation, rows, dy, x, w1, w2, h, dx, dweights, dw1, dw2);
+    backward<T>(ctx, activation, rows, dy, x, w1, w2, h, dx, dweights, dw1, dw2, accumulation);
   });
 }
 

@@ -220,13 +220,15 @@ void grouped_mlp_forward(const Context& ctx, Activation activation, const Expert
 void grouped_mlp_backward(const Context& ctx, Activation activation, const ExpertRows& rows,
                           const RowPair& dy, const RowPair& x, const Tensor& w1, const Tensor& w2,
                           const Tensor& h, const RowPair& dx, const Tensor& dweights, const Tensor& dw1,
-                          const Tensor& dw2) {
+                          const Tensor& dw2, Accumulation accumulation) {
   check_devices(ctx, rows, {dy, x, dx}, {w1, w2, h, dweights, dw1, dw2});
   const std::int64_t total = rows.total();
   if (total == 0) return;
   if (hopper_fits(ctx.device(), w1, w2))
-    return hopper_mlp_backward(ctx, activation, rows, dy, x, w1, w2, h, dx, dweights, dw1, dw2);
+    return hopper_mlp_backward(ctx, activation, rows, dy, x, w1, w2, h, dx, dweights, dw1, dw2, accumulation);
   const std::int64_t ffn = w2.dim(2);
+  GemmOptions into_dw = kAccumulateTransposed;
+  into_dw.accumulate = accumulation == Accumulation::add;
   const ArenaScope scope(ctx.workspace);
   const Tensor a = ctx.workspace.tensor(h.dtype(), {total, ffn});
   const Tensor dh = ctx.workspace.tensor(h.dtype(), h.shape());
@@ -239,14 +241,14 @@ void grouped_mlp_backward(const Context& ctx, Activation activation, const Exper
     });
     activate_backward(ctx, activation, h, da, rows.weights, a, dh, dweights);
     for_each_expert(rows, [&](std::int64_t e, std::int64_t begin, std::int64_t end) {
-      gpu::gemm(ctx, upstream.slice(begin, end), a.slice(begin, end), dw2[e], kAccumulateTransposed);
+      gpu::gemm(ctx, upstream.slice(begin, end), a.slice(begin, end), dw2[e], into_dw);
     });
   }
   {
     const ArenaScope products(ctx.workspace);
     const Tensor input = gathered(ctx, x, rows.source, total);
     for_each_expert(rows, [&](std::int64_t e, std::int64_t begin, std::int64_t end) {
-      gpu::gemm(ctx, dh.slice(begin, end), input.slice(begin, end), dw1[e], kAccumulateTransposed);
+      gpu::gemm(ctx, dh.slice(begin, end), input.slice(begin, end), dw1[e], into_dw);
     });
   }
   const bool in_order = !rows.destination.defined();

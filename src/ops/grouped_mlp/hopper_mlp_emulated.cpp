@@ -12,7 +12,7 @@ void hopper_mlp_forward(const Context& ctx, Activation, const ExpertRows&, const
 
 void hopper_mlp_backward(const Context& ctx, Activation, const ExpertRows&, const RowPair&, const RowPair&,
                          const Tensor&, const Tensor&, const Tensor&, const RowPair&, const Tensor&,
-                         const Tensor&, const Tensor&) {
+                         const Tensor&, const Tensor&, Accumulation) {
   fail_not_built("hopper_mlp_backward", ctx.device());
 }
 

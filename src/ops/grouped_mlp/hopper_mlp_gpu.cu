@@ -137,7 +137,8 @@ void hopper_mlp_forward(const Context& ctx, Activation activation, const ExpertR
 
 void hopper_mlp_backward(const Context& ctx, Activation activation, const ExpertRows& rows, const RowPair& dy,
                          const RowPair& x, const Tensor& w1, const Tensor& w2, const Tensor& h,
-                         const RowPair& dx, const Tensor& dweights, const Tensor& dw1, const Tensor& dw2) {
+                         const RowPair& dx, const Tensor& dweights, const Tensor& dw1, const Tensor& dw2,
+                         Accumulation accumulation) {
   using namespace hopper;
   const std::int64_t total = rows.total();
   if (total == 0) return;
@@ -156,8 +157,8 @@ void hopper_mlp_backward(const Context& ctx, Activation activation, const Expert
     launch(sum_parts_kernel, grid_of(total, kBlockThreads), Block(kBlockThreads), 0, stream(ctx.device()),
            partial_sums.data<float>(), static_cast<int>(parts), total, dweights.data<float>());
   input_gradient_product(ctx, experts, dh, w1, dx, rows.destination);
-  up_weights_product(ctx, experts, dh, {x, rows.source}, dw1);
-  down_weights_product(ctx, experts, dy_rows, a, dw2);
+  up_weights_product(ctx, experts, dh, {x, rows.source}, dw1, accumulation);
+  down_weights_product(ctx, experts, dy_rows, a, dw2, accumulation);
 }
 
 }  // namespace xmoe::gpu

@@ -14,6 +14,7 @@ void hopper_mlp_forward(const Context& ctx, Activation activation, const ExpertR
                         const Tensor& w1, const Tensor& w2, const Tensor& h, const RowPair& y);
 void hopper_mlp_backward(const Context& ctx, Activation activation, const ExpertRows& rows, const RowPair& dy,
                          const RowPair& x, const Tensor& w1, const Tensor& w2, const Tensor& h,
-                         const RowPair& dx, const Tensor& dweights, const Tensor& dw1, const Tensor& dw2);
+                         const RowPair& dx, const Tensor& dweights, const Tensor& dw1, const Tensor& dw2,
+                         Accumulation accumulation);
 
 }  // namespace xmoe::gpu

@@ -35,8 +35,8 @@ void activation_gradient_product(const Context& ctx, Activation activation, cons
 void input_gradient_product(const Context& ctx, const Experts& experts, const Tensor& dh, const Tensor& w1,
                             const RowPair& dx, const Tensor& destination);
 void up_weights_product(const Context& ctx, const Experts& experts, const Tensor& dh, const IndexedRows& x,
-                        const Tensor& dw1);
+                        const Tensor& dw1, Accumulation accumulation);
 void down_weights_product(const Context& ctx, const Experts& experts, const IndexedRows& dy, const Tensor& a,
-                          const Tensor& dw2);
+                          const Tensor& dw2, Accumulation accumulation);
 
 }  // namespace xmoe::gpu::hopper

@@ -1,6 +1,6 @@
-// Gradients of the experts' weights: dW [E, M, N] f32 += left^T right over the rows of each expert, one of
-// the operands by index. The rows are the terms of the sums, 64 a stage. Bound by FLOPs; grid and shared
-// memory as in hopper_rows_gpu.cu.
+// Gradients of the experts' weights: dW [E, M, N] f32 += or = left^T right over the rows of each expert that
+// has some, one of the operands by index. The rows are the terms of the sums, 64 a stage. Bound by FLOPs;
+// grid and shared memory as in hopper_rows_gpu.cu.
 #include "device/gpu.h"
 #include "ops/grouped_mlp/hopper_multiply_gpu.h"
 #include "ops/grouped_mlp/hopper_products_gpu.h"
@@ -16,9 +16,10 @@ struct WeightProductParameters {
   float* dw;  // [E, rows, columns]
   int rows, columns;
   int row_blocks, column_blocks;
+  bool add;  // or write
 };
 
-// Unused in the code for other GPUs, where the kernel is empty; so is add_sums().
+// Unused in the code for other GPUs, where the kernel is empty; so is store_sums().
 [[maybe_unused]] __device__ inline int expert_blocks(const WeightProductParameters& p, int expert) {
   return p.experts.begin[expert + 1] > p.experts.begin[expert] ? p.row_blocks : 0;
 }
@@ -40,14 +41,14 @@ __device__ void load_tiles(const WeightProductParameters& p, Ring ring) {
     const int blocks = min(kOrderedColumns, width - ordered) / kDepth;
     TermGather<kGatheredColumns> gather(p.gathered, begin, end, gathered);
     const int stages = (end - begin + kDepth - 1) / kDepth;
-    // The tile of dW that the consumers will add to: a row of it a thread, spread over the stages, so that
+    // The tile of dW, if the consumers will add to it: a row of it a thread, spread over the stages, so that
     // the additions find it in the L2 cache.
     const int thread = static_cast<int>(threadIdx.x);
     const int dw_row = tile.row_block * kRows + thread;
     const int dw_column = tile.column_block * kColumns;
     const float* const dw =
         p.dw + (static_cast<std::int64_t>(tile.expert) * p.rows + dw_row) * p.columns + dw_column;
-    const int dw_stage = dw_row < p.rows ? thread * stages / kRows : stages;
+    const int dw_stage = p.add && dw_row < p.rows ? thread * stages / kRows : stages;
     for (int s = 0; s < stages; ++s) {
       const int row = begin + s * kDepth;
       if (s == dw_stage)
@@ -67,8 +68,8 @@ __device__ void load_tiles(const WeightProductParameters& p, Ring ring) {
   }
 }
 
-[[maybe_unused]] __device__ void add_sums(const WeightProductParameters& p, const float (&sums)[kSums],
-                                          const Tile& tile, int consumer) {
+[[maybe_unused]] __device__ void store_sums(const WeightProductParameters& p, const float (&sums)[kSums],
+                                            const Tile& tile, int consumer) {
   const int lane = lane_index();
   const int warp = static_cast<int>(threadIdx.x) % kWarpgroup / kWarpSize;
   const int row = tile.row_block * kRows + consumer * kBlockRows + warp * 16 + lane / 4;
@@ -79,8 +80,13 @@ __device__ void load_tiles(const WeightProductParameters& p, Ring ring) {
 #pragma unroll
   for (int j = 0; j < kColumns / 8; ++j) {
     if (column + 8 * j >= p.columns) break;
-    add_to_memory(to + 8 * j, sums[4 * j], sums[4 * j + 1]);
-    add_to_memory(below + 8 * j, sums[4 * j + 2], sums[4 * j + 3]);
+    if (p.add) {
+      add_to_memory(to + 8 * j, sums[4 * j], sums[4 * j + 1]);
+      add_to_memory(below + 8 * j, sums[4 * j + 2], sums[4 * j + 3]);
+    } else {
+      write_to_memory(to + 8 * j, sums[4 * j], sums[4 * j + 1]);
+      write_to_memory(below + 8 * j, sums[4 * j + 2], sums[4 * j + 3]);
+    }
   }
 }
 
@@ -98,7 +104,7 @@ __device__ void multiply_tiles(const WeightProductParameters& p, Ring ring) {
     float sums[kSums];
     sum_tile<Operands<T, true, true, true>>(sums, p.rows - tile.row_block * kRows,
                                             p.columns - tile.column_block * kColumns, ring, stages, consumer);
-    add_sums(p, sums, tile, consumer);
+    store_sums(p, sums, tile, consumer);
   }
 }
 
@@ -122,7 +128,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 template <bool kGatheredLeft>  // which operand comes by index
 void run(const Context& ctx, const Experts& experts, const Tensor& ordered, const IndexedRows& gathered,
-         const Tensor& dw) {
+         const Tensor& dw, Accumulation accumulation) {
   WeightProductParameters p{};
   p.ordered = matrix_map(ordered);
   p.gathered = pair_rows(gathered.pair, gathered.index);
@@ -132,6 +138,7 @@ void run(const Context& ctx, const Experts& experts, const Tensor& ordered, cons
   p.columns = static_cast<int>(dw.dim(2));
   p.row_blocks = (p.rows + kRows - 1) / kRows;
   p.column_blocks = (p.columns + kColumns - 1) / kColumns;
+  p.add = accumulation == Accumulation::add;
   std::int64_t tiles = 0;
   for (int e = 0; e < experts.count; ++e)
     if (experts.begin[e + 1] > experts.begin[e]) tiles += std::int64_t{p.row_blocks} * p.column_blocks;
@@ -144,13 +151,13 @@ void run(const Context& ctx, const Experts& experts, const Tensor& ordered, cons
 }  // namespace
 
 void up_weights_product(const Context& ctx, const Experts& experts, const Tensor& dh, const IndexedRows& x,
-                        const Tensor& dw1) {
-  run<false>(ctx, experts, dh, x, dw1);
+                        const Tensor& dw1, Accumulation accumulation) {
+  run<false>(ctx, experts, dh, x, dw1, accumulation);
 }
 
 void down_weights_product(const Context& ctx, const Experts& experts, const IndexedRows& dy, const Tensor& a,
-                          const Tensor& dw2) {
-  run<true>(ctx, experts, a, dy, dw2);
+                          const Tensor& dw2, Accumulation accumulation) {
+  run<true>(ctx, experts, a, dy, dw2, accumulation);
 }
 
 }  // namespace xmoe::gpu::hopper
