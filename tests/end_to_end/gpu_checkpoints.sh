@@ -1,11 +1,15 @@
 #!/usr/bin/env bash
 # Checkpoints between devices: training on the GPU that stops and resumes is bit for bit the training that never stopped, and
-# what one device has saved the other carries on, evaluates and speaks with, as the CPU does alone up to rounding.
+# what one device has saved the other carries on and evaluates, as the CPU does alone up to rounding.
+#
+#   gpu_checkpoints.sh XMOE DIRECTORY [f32] [bf16] [fp16]
 . "$(dirname "$0")/gpu_common.sh"
 prepare_data
 require_gpu
 
-gpu_flags+=(--train-iters 6 --lr 3e-3 --min-lr 3e-4 --lr-decay-style cosine --lr-warmup-iters 1)
+dtypes=("${@:3}")
+[ "${#dtypes[@]}" -gt 0 ] || dtypes=(f32 bf16 fp16)
+gpu_flags+=(--seq-length 32 --micro-batch-size 2 --global-batch-size 4 --train-iters 6 --lr 3e-3 --min-lr 3e-4 --lr-decay-style cosine --lr-warmup-iters 1)
 without_cpu=
 
 # follows NAME TOLERANCE WHOLE NAME...: the iterations of the metrics named last are the six of WHOLE.
@@ -59,14 +63,18 @@ story() {  # NAME TOLERANCE, further flags
     broken "$name: eval of one checkpoint: ${losses[0]} on the CPU, ${losses[1]} on the GPU"
 }
 
-# Sums in another order differ in the last bits, and 16 bits round those differences up.
-story f32 1e-4
-story bf16 4e-3 --bf16
-story fp16 2e-3 --fp16 --initial-loss-scale 65536 --loss-scale-window 5
+for dtype in "${dtypes[@]}"; do
+  case $dtype in # sums in another order differ in the last bits, and 16 bits round those differences up
+    f32) story f32 1e-4 ;;
+    bf16) story bf16 4e-3 --bf16 ;;
+    fp16) story fp16 2e-3 --fp16 --initial-loss-scale 65536 --loss-scale-window 5 ;;
+    *) broken "'$dtype': expected f32, bf16 or fp16" ;;
+  esac
+done
 
 # A model that speaks: the same words twice.
 for text in first second; do
-  "$xmoe" generate --load f32.gpu --device cuda --prompt "the king" --max-new-tokens 12 --seed 3 >$text.txt 2>generate.log ||
+  "$xmoe" generate --load "${dtypes[0]}.gpu" --device cuda --prompt "the king" --max-new-tokens 12 --seed 3 >$text.txt 2>generate.log ||
     { cat generate.log; broken "generate on the GPU"; }
 done
 grep -q "the king" first.txt || broken "the prompt is not in the output"
