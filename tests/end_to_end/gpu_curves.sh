@@ -24,16 +24,17 @@ gpu_flags+=(--train-iters 500 --exit-interval "$steps" --min-lr 1e-4 --lr-decay-
 summary() {  # METRICS
   course "$1" | awk -v alone="$alone" -v window="$window" '
     $1 <= alone { printf "%d %d %.7g %.7g\n", $1, $1, $2, $3 }
-    { loss += $2; norm += $3 }
-    $1 % window == 0 { printf "%d %d %.7g %.7g\n", $1 - window + 1, $1, loss / window, norm / window; loss = norm = 0 }'
+    $2 != "null" { loss += $2; norm += $3; ++counted } # an iteration that is skipped has no loss
+    $1 % window == 0 && counted > 0 { printf "%d %d %.7g %.7g\n", $1 - window + 1, $1, loss / counted, norm / counted }
+    $1 % window == 0 { loss = norm = counted = 0 }'
 }
 
-# follows NAME LOSS NORM LOSS NORM: relative differences allowed in single iterations, and in means over windows. Sums in another
-# order move the first iterations' losses by some 1e-6 and their norms by 1e-5 to 1e-4, bf16 on the CPU by 5e-4 and 7e-3. Where
-# the loss falls fastest, any such difference moves a window's loss by up to 0.4 % and its norm by 2 %. A learning rate that is
-# 2 % off moves the first twenty losses by 1e-3.
+# follows NAME LOSS NORM SKIPPED: relative differences allowed in the first iterations, and how many may be skipped. Sums in
+# another order move these losses by some 1e-6 and norms by 1e-5 to 1e-4, bf16 on the CPU by 5e-4 and 7e-3, a learning rate that
+# is 2 % off by 1e-3 and 5e-3. While the loss falls, any difference moves a window's loss by up to 0.5 % and its norm by 2 %;
+# when it has fallen, by 0.03 % and 0.4 %.
 follows() {
-  summary "$1.jsonl" | awk -v name="$1" -v steps="$steps" -v tolerances="${*:2}" '
+  summary "$1.jsonl" | awk -v name="$1" -v steps="$steps" -v tolerances="$2 $3 2e-2 5e-2 2e-3 2e-2" '
     function compare(what, expected, found, tolerance) {
       d = (expected > found ? expected - found : found - expected) / expected
       if (d > worst[what, $1 != $2]) worst[what, $1 != $2] = d
@@ -45,7 +46,7 @@ follows() {
     NR == FNR { if ($2 <= steps) { ++expected; loss[$1, $2] = $3; norm[$1, $2] = $4 } next }
     ($1, $2) in loss {
       ++compared
-      at = $1 == $2 ? 1 : 3
+      at = $1 == $2 ? 1 : $2 <= 200 ? 3 : 5
       compare("loss", loss[$1, $2], $3, allowed[at])
       compare("norm", norm[$1, $2], $4, allowed[at + 1])
     }
@@ -55,6 +56,9 @@ follows() {
       if (compared != expected) print name ": compared " compared + 0 " lines, expected " expected
       exit bad || compared != expected
     }' "$curve" - || broken "$1 leaves the curve of the CPU"
+  local skipped
+  skipped=$(grep -c '"skipped_iterations": *[1-9]' "$1.jsonl") || true
+  [ "$skipped" -le "$4" ] || broken "$1: $skipped iterations were skipped, at most $4 may be"
 }
 
 story() {  # DTYPE
@@ -70,10 +74,10 @@ story() {  # DTYPE
     { head -4 difference.txt; broken "$1: a second run gives other metrics"; }
   same_files "$1"/iter_* "$1.again"/iter_*
   case $1 in
-    f32) follows f32 1e-4 1e-3 1e-2 5e-2 ;;
-    bf16) follows bf16 2e-3 2e-2 1e-2 5e-2 ;;
+    f32) follows f32 1e-4 1e-3 0 ;;
+    bf16) follows bf16 2e-3 2e-2 0 ;;
     fp16)
-      follows fp16 3e-4 3e-3 1e-2 5e-2
+      follows fp16 3e-4 3e-3 10
       [ "$steps" -lt "$window" ] || grep -q '"loss_scale": *131072' fp16.jsonl || broken "the loss scale has not grown"
       ;;
     *) broken "'$1': expected f32, bf16 or fp16" ;;
@@ -89,7 +93,7 @@ case "$mode" in
     ;;
   cpu)
     run cpu
-    follows cpu 1e-4 1e-3 1e-2 5e-2
+    follows cpu 1e-4 1e-3 0
     ;;
   gpu)
     require_gpu
