@@ -23,8 +23,10 @@ emulatedError_t emulatedRuntimeGetVersion(int* version) {
 
 emulatedError_t emulatedDriverGetVersion(int* version) { return emulatedRuntimeGetVersion(version); }
 
+// An empty list of devices hides it, as it does the vendor's.
 emulatedError_t emulatedGetDeviceCount(int* count) {
-  *count = 1;
+  const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
+  *count = visible != nullptr && *visible == '\0' ? 0 : 1;
   return emulatedSuccess;
 }
 

@@ -119,6 +119,7 @@ train_refused contradictions 'moe-router-topk' 'num-query-groups' -- --moe-route
 train_refused experts_and_ep 'num-experts' 'expert-model-parallel-size' -- --num-experts 7
 train_refused ep_and_world 'expert-model-parallel-size' -- --expert-model-parallel-size 4
 train_refused batch_and_world 'global-batch-size' -- --global-batch-size 6
+CUDA_VISIBLE_DEVICES='' train_refused no_gpu 'error: --device cuda: .*(GPU|driver)' -- --device cuda
 train_refused missing_config 'nowhere\.toml' -- --config nowhere.toml
 printf 'num-layers = 2\nhidden-size = "wide"\n' >wrong.toml
 train_refused wrong_config 'wrong\.toml' 'hidden-size' -- --config wrong.toml

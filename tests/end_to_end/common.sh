@@ -28,8 +28,8 @@ make_text() {  # DOCUMENTS FILE
   function pick(n) { state = (state * 1103515245 + 12345) % 2147483648; return int(state / 65536) % n + 1 }' >"$2"
 }
 
-prepare_data() {
-  make_text 60 text.txt
+prepare_data() {  # [DOCUMENTS]
+  make_text "${1:-60}" text.txt
   make_text 9 heldout.txt
   "$xmoe" tokenizer train --input text.txt --vocab-size 320 --output tokenizer.json 2>prepare.log
   "$xmoe" data prepare --input text.txt --split-documents blank-line --tokenizer tokenizer.json --output-prefix data \
@@ -54,4 +54,9 @@ train() {  # further flags
 # The metrics without what depends on the clock.
 timeless() {
   sed -E 's/"(step_ms|tokens_per_second|tflops_per_device|tflops_per_device_xmoe|elapsed_seconds|time)": ?[^,}]*,? ?//g' "$1"
+}
+
+# Iteration, loss and gradient norm, a line per iteration.
+course() {  # METRICS
+  sed -nE 's/.*"iteration": ?([0-9]+),.*"lm_loss": ?([^,}]+).*"grad_norm": ?([^,}]+).*/\1 \2 \3/p' "$1"
 }

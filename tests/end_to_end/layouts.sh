@@ -59,10 +59,6 @@ for pattern in 'node' 'tp' 'edp' "$(hostname)"; do
 done
 refused mesh_that_does_not_fit 'expert-model-parallel-size 3' -- mpirun -n 4 "$xmoe" train $ep 3 --print-mesh
 
-# Iteration, loss and gradient norm, a line per iteration.
-course() {
-  sed -nE 's/.*"iteration": ?([0-9]+),.*"lm_loss": ?([^,}]+).*"grad_norm": ?([^,}]+).*/\1 \2 \3/p' "$1"
-}
 # One rank, and four of each layout, from the same samples in one micro-batch.
 same_step=(--global-batch-size 8 --eval-iters 1)
 "$xmoe" train "${train_flags[@]}" "${same_step[@]}" $ep 1 --micro-batch-size 8 --save one --metrics-file one.jsonl \

@@ -4,10 +4,6 @@
 . "$(dirname "$0")/common.sh"
 prepare_data
 
-# Iteration, loss and gradient norm, a line per iteration.
-course() {  # METRICS
-  sed -nE 's/.*"iteration": ?([0-9]+),.*"lm_loss": ?([^,}]+).*"grad_norm": ?([^,}]+).*/\1 \2 \3/p' "$1"
-}
 
 agree() {  # TOLERANCE A B: relative
   awk -v tolerance="$1" -v a="$2" -v b="$3" 'BEGIN { d = a - b; exit !(a > 0 && d < tolerance * a && -d < tolerance * a) }'
