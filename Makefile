@@ -5,6 +5,9 @@ SANITIZED := build-sanitize
 CUDA := build-cuda
 JOBS ?= $(shell nproc)
 CMAKE_FLAGS ?=
+# Sources of a room are compiled in batches, in half the time. Who edits and builds often may prefer one by one:
+# CMAKE_FLAGS=-DCMAKE_UNITY_BUILD=OFF.
+CONFIGURE := cmake -S . -G Ninja -DCMAKE_UNITY_BUILD=ON
 # Ops that have kernels.
 GPU_BENCHMARKS := adamw attention cross_entropy elementwise embedding gather gemm grouped_mlp moe_layer norm pft \
   reduce rope router routing runs
@@ -17,7 +20,7 @@ help:  ## list the targets
 
 build:  ## build build/xmoe, after installing what it needs
 	tools/install_dependencies.sh build test
-	cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
+	$(CONFIGURE) -B $(BUILD) -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
 	cmake --build $(BUILD) --target xmoe -j $(JOBS)
 
 demo:  ## train a small MoE language model on real text, evaluate it and let it speak (some minutes)
@@ -25,33 +28,33 @@ demo:  ## train a small MoE language model on real text, evaluate it and let it 
 
 test:  ## build and run all tests
 	tools/install_dependencies.sh build test
-	cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
+	$(CONFIGURE) -B $(BUILD) -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
 	cmake --build $(BUILD) -j $(JOBS)
 	tools/run_tests.sh $(BUILD)
 
 bench:  ## measure ops, MoE layer and training step against their bounds; writes build/bench.json
 	tools/install_dependencies.sh build test
-	cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
+	$(CONFIGURE) -B $(BUILD) -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
 	cmake --build $(BUILD) --target xmoe_bench xmoe_dispatch_bench -j $(JOBS)
 	tools/run_benchmarks.sh $(BUILD)
 
 bench-cluster:  ## measure dispatchers and layouts on emulated nodes with limited links (needs root); writes build/bench-cluster.json
 	tools/install_dependencies.sh build test cluster
-	cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
+	$(CONFIGURE) -B $(BUILD) -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
 	cmake --build $(BUILD) --target xmoe_dispatch_bench xmoe_layout_bench -j $(JOBS)
 	tools/bench_cluster.py $(BUILD)
 
 # Debug without NDEBUG, so that the checks of hot loops run too. Kernels run on an emulated GPU.
-sanitize:  ## run the unit tests under AddressSanitizer and UndefinedBehaviorSanitizer
+sanitize:  ## run the unit tests, but for those of commands, under AddressSanitizer and UndefinedBehaviorSanitizer
 	tools/install_dependencies.sh build test
-	cmake -S . -B $(SANITIZED) -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG= \
+	$(CONFIGURE) -B $(SANITIZED) -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG= \
 	  -DXMOE_BENCHMARKS=OFF -DXMOE_SANITIZE=address,undefined -DXMOE_GPU_EMULATED=ON $(CMAKE_FLAGS)
 	cmake --build $(SANITIZED) --target unit_tests -j $(JOBS)
 	tools/run_tests.sh $(SANITIZED) -L unit
 
 cuda:  ## build build-cuda/xmoe, which runs on NVIDIA GPUs too (needs the CUDA toolkit, 13 or later)
 	tools/install_dependencies.sh cuda test
-	cmake -S . -B $(CUDA) -G Ninja -DCMAKE_BUILD_TYPE=Release -DXMOE_CUDA=ON $(CMAKE_FLAGS)
+	$(CONFIGURE) -B $(CUDA) -DCMAKE_BUILD_TYPE=Release -DXMOE_CUDA=ON $(CMAKE_FLAGS)
 	cmake --build $(CUDA) --target xmoe -j $(JOBS)
 
 test-cuda: cuda  ## run the tests that use a GPU; fails where there is none
@@ -64,8 +67,9 @@ bench-cuda: cuda  ## measure the kernels against copies within the GPU and the v
 
 lint:  ## check format, clang-tidy and the rules of the house
 	tools/install_dependencies.sh build test lint
-	cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
-	tools/lint.sh $(BUILD) $(wildcard $(CUDA))
+	$(CONFIGURE) -B $(BUILD) -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
+	$(if $(wildcard $(CUDA)/CMakeCache.txt),cmake $(CUDA))
+	tools/lint.sh $(BUILD) $(if $(wildcard $(CUDA)/CMakeCache.txt),$(CUDA))
 
 clean:  ## remove what was built; demo/ stays
 	rm -rf $(BUILD) $(SANITIZED) $(CUDA)

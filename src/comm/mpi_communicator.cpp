@@ -111,7 +111,7 @@ class MpiCommunicator final : public Communicator {
   TransferBuffers transfer_buffers_;
   int tag_ = 0;
   int highest_tag_ = 32767;  // what the standard grants
-  // Arguments of reductions, kept so that a call allocates nothing.
+  // Arguments of reductions: they live until the collective has completed, and a call allocates nothing.
   std::vector<int> send_counts_, send_offsets_, recv_counts_, recv_offsets_;
   std::vector<std::int64_t> first_rows_;  // in a buffer of an exchange, by rank
 };

@@ -67,7 +67,7 @@ int ranks_on_this_kernel() {
 void count_ranks_per_core() {
   const int cores = std::max(1, static_cast<int>(::sysconf(_SC_NPROCESSORS_ONLN)));
   const int here = (ranks_on_this_kernel() + cores - 1) / cores;
-  // meet() is a collective: all ranks must agree on whether it is needed.
+  // All ranks must agree: a collective's two forms do not match each other (collective()), and meet() is one.
   check(MPI_Allreduce(&here, &per_core, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD), "counting ranks per core",
         "world");
 }

@@ -18,11 +18,11 @@ int ranks_per_core();
 
 // Until all have completed. Returns MPI's code.
 int wait_all(std::span<MPI_Request> requests);
-// The same, but gives up after some seconds: whether all have completed.
+// The same, but gives up after `time`: whether all have completed.
 bool wait_all_for(std::chrono::milliseconds time, std::span<MPI_Request> requests);
 
-// A collective of MPI, by its two forms: collective(MPI_Bcast, MPI_Ibcast, data, count, ...). The one that
-// blocks is the faster where each rank has a core; in its place the other and wait_all(). Returns MPI's code.
+// A collective of MPI, by its two forms: collective(MPI_Bcast, MPI_Ibcast, data, count, ...). Where each rank
+// has a core the one that blocks, which is the faster; else the other, and wait_all(). Returns MPI's code.
 template <typename Blocking, typename Start, typename... Arguments>
 int collective(Blocking blocking, Start start, Arguments... arguments) {
   if (ranks_per_core() == 1) return blocking(arguments...);

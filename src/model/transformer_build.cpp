@@ -256,6 +256,7 @@ void Transformer::build_layers(std::uint64_t seed, bool train) {
 }
 
 std::optional<Transformer::Place> Transformer::locate_non_finite() const {
+  XMOE_CHECK(experts_accumulation_ == Accumulation::add, "no gradients since they were cleared");
   Arena scratch(workspace_.device(), MemoryTag::workspace);
   const Context ctx{scratch};
   const auto finite = [&](const Tensor& t) {
@@ -267,7 +268,6 @@ std::optional<Transformer::Place> Transformer::locate_non_finite() const {
     }
     return std::isfinite(sum_of_squares(ctx, wide));
   };
-  XMOE_CHECK(experts_accumulation_ == Accumulation::add, "no gradients since they were cleared");
   std::int64_t stage = 0;
   std::optional<Place> found;
   // Every call is a stage, on ranks that have nothing to check as well.

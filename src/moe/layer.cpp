@@ -147,10 +147,11 @@ void MoeLayer::forward_shared(const Context& ctx, Arena& saved, const Tensor& x,
 }
 
 void MoeLayer::backward(const Context& ctx, const Tensor& dy, const Tensor& x, MoeSaved& kept,
-                        const RouterSumGradients& router_gradients, const Tensor& dx, Accumulation experts) {
+                        const RouterSumGradients& router_gradients, const Tensor& dx,
+                        Accumulation accumulation) {
   const ArenaScope scope(ctx.workspace);
   const Tensor d_top_weights = ctx.workspace.tensor(DType::f32, kept.top_experts.shape());
-  backward_experts(ctx, dy, x, kept, dx, experts, d_top_weights);
+  backward_experts(ctx, dy, x, kept, dx, accumulation, d_top_weights);
   if (weights_.shared_w1.value.defined()) backward_shared(ctx, dy, x, kept, dx);
   backward_router(ctx, x, kept, router_gradients, d_top_weights, dx);
 }
@@ -178,22 +179,22 @@ void MoeLayer::backward_experts(const Context& ctx, const Tensor& dy, const Tens
   const Tensor all_dy = gathered(ctx, dy);
   const Tensor all_dx = partial(ctx, dx);
   std::vector<Tensor> dweights(chunks.size());
-  run_chunks(ctx, *dispatcher_, chunks, ctx.workspace, all_dy, all_dx,
-             [&](std::size_t i, const RowPair& dy_rows) {
-               TokenChunk& c = chunks[i];
-               const ExpertRows expert_rows = c.plan.expert_rows();
-               const RowPair dx_rows = dispatcher_->results(ctx.workspace, c.plan, dy);
-               dweights[i] = ctx.workspace.tensor(DType::f32, {expert_rows.total()});
-               // x was recomputed since forward: rows of this rank's own tokens are read from where it is
-               // now.
-               const RowPair x_rows = packed ? c.x : RowPair{all_x.slice(c.first, c.end), c.x.remote};
-               const Accumulation chunk = i == 0 ? accumulation : Accumulation::add;
-               const profile::Scope activity(profile::Activity::experts);
-               grouped_mlp_backward(ctx, config_.activation, expert_rows, dy_rows, x_rows,
-                                    weights_.experts_w1.value, weights_.experts_w2.value, c.h, dx_rows,
-                                    dweights[i], weights_.experts_w1.grad, weights_.experts_w2.grad, chunk);
-               return dx_rows;
-             });
+  run_chunks(
+      ctx, *dispatcher_, chunks, ctx.workspace, all_dy, all_dx, [&](std::size_t i, const RowPair& dy_rows) {
+        TokenChunk& c = chunks[i];
+        const ExpertRows expert_rows = c.plan.expert_rows();
+        const RowPair dx_rows = dispatcher_->results(ctx.workspace, c.plan, dy);
+        dweights[i] = ctx.workspace.tensor(DType::f32, {expert_rows.total()});
+        // x was recomputed since forward: rows of this rank's own tokens are read from where it is
+        // now.
+        const RowPair x_rows = packed ? c.x : RowPair{all_x.slice(c.first, c.end), c.x.remote};
+        const Accumulation of_chunk = i == 0 ? accumulation : Accumulation::add;
+        const profile::Scope activity(profile::Activity::experts);
+        grouped_mlp_backward(ctx, config_.activation, expert_rows, dy_rows, x_rows, weights_.experts_w1.value,
+                             weights_.experts_w2.value, c.h, dx_rows, dweights[i], weights_.experts_w1.grad,
+                             weights_.experts_w2.grad, of_chunk);
+        return dx_rows;
+      });
   scatter(all_dx, dx);
   const Tensor all_d_weights = partial(ctx, d_top_weights);
   for (std::size_t i = 0; i < chunks.size(); ++i)

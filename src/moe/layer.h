@@ -89,8 +89,8 @@ class MoeLayer {
                 const Tensor& dy,  // [T, H]
                 const Tensor& x,   // [T, H], as in forward
                 MoeSaved& kept, const RouterSumGradients& router_gradients,
-                const Tensor& dx,       // [T, H]; written
-                Accumulation experts);  // of the gradients of the experts' weights; all others are added to
+                const Tensor& dx,            // [T, H]; written
+                Accumulation accumulation);  // of the gradients of the experts' weights; others are added to
 
   const MoeConfig& config() const { return config_; }
 

@@ -114,7 +114,7 @@ TEST(MemoryAccount, ChecksTheDevice) {
   EXPECT_GT(check_memory(small(), {}, *alone).total(), 0U);
   TrainConfig c = papers_small();
   c.device.kind = Device::Kind::cpu;
-  c.model.layers = 2'800;
+  c.model.layers = 700;
   EXPECT_THROW(check_memory(c, {}, *alone), Error);
   EXPECT_NE(peak_memory_line({}, *alone).find("together"), std::string::npos);
 }

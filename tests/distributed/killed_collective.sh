@@ -14,12 +14,13 @@ stop() { echo "$*"; cat "$log"; exit 1; }
 # killed OPERATION GROUP WAITING RANKS: as the operation calls itself, and those of the group that are left. The one that is killed
 # may be layers ahead of them: it goes on when they have sent to it, whether or not they are done themselves.
 killed() {
-  local status
+  local status ahead='[12]'
+  [ "$1" != broadcast ] || ahead='[0-2]'  # its root waits for nobody
   ranks "$1" "$2" killed
   status=$?
   [ "$status" -ne 0 ] || stop "$1, $2: a rank was killed and the job succeeded"
   [ "$status" -ne 124 ] || stop "$1, $2: the job did not end"
-  grep -Eq "rank $4: error: rank 7 .* has died while this rank waits in $3 of the group $2 \(layer [0-2]\)" "$log" ||
+  grep -Eq "rank $4: error: rank 7 .* has died while this rank waits in $3 of the group $2 \(layer $ahead\)" "$log" ||
     stop "$1, $2: nobody says where it waited"
 }
 for operation in all_reduce all_gather reduce_scatter broadcast all_to_all_v exchange barrier start_reduce_scatter \

@@ -24,7 +24,7 @@ namespace {
 // cache of 1 MiB; smaller tiles slow the products down. The chunk is a multiple of the block, so that every
 // row of a tile sees its first key.
 constexpr std::int64_t kQueryChunk = 256;
-constexpr std::int64_t kKeyBlock = 128;
+constexpr std::int64_t kBackwardKeys = 128;
 // Below this share of busy threads the plan by block wins: it does 7 products where the plan by head does 5.
 constexpr double kLeastBusy = 5.0 / 7.0;
 
@@ -104,26 +104,26 @@ class Backward {
   }
 
   static std::size_t tile_bytes() {
-    const std::int64_t elements = kQueryChunk * kKeyBlock;
+    const std::int64_t elements = kQueryChunk * kBackwardKeys;
     return 2 * (ThreadScratch::size<float>(elements) + (kInPlace ? 0 : ThreadScratch::size<T>(elements)));
   }
 
   // Recomputes P and dS of one tile.
   Tile<T> tile(ThreadScratch scratch, const Head<T>& h, std::int64_t chunk, std::int64_t key) const {
-    auto* scores = scratch.take<float>(kQueryChunk * kKeyBlock);
-    auto* dp = scratch.take<float>(kQueryChunk * kKeyBlock);
+    auto* scores = scratch.take<float>(kQueryChunk * kBackwardKeys);
+    auto* dp = scratch.take<float>(kQueryChunk * kBackwardKeys);
     Tile<T> t;
     if constexpr (kInPlace) {
       t.p = scores;
       t.ds = dp;
     } else {
-      t.p = scratch.take<T>(kQueryChunk * kKeyBlock);
-      t.ds = scratch.take<T>(kQueryChunk * kKeyBlock);
+      t.p = scratch.take<T>(kQueryChunk * kBackwardKeys);
+      t.ds = scratch.take<T>(kQueryChunk * kBackwardKeys);
     }
     t.first = std::max(chunk, key);  // queries before the first key of the block do not see it
     t.rows = std::min(chunk + kQueryChunk, shape_.seq) - t.first;
     t.key = key;
-    t.keys = std::min(kKeyBlock, shape_.seq - key);
+    t.keys = std::min(kBackwardKeys, shape_.seq - key);
     multiply(t.rows, t.keys, d_, h.q.row(t.first), h.q.stride, Transpose::no, h.k.row(key), h.k.stride,
              Transpose::yes, scores, t.keys, false);
     multiply(t.rows, t.keys, d_, h.dout.row(t.first), h.dout.stride, Transpose::no, h.v.row(key), h.v.stride,
@@ -186,7 +186,7 @@ class Backward {
       auto* dv = scratch.take<float>(shape_.seq * d_);
       for (std::int64_t member = 0; member < group(); ++member) {
         const Head<T> h = head(b, kv_head * group() + member);
-        for (std::int64_t key = 0; key < shape_.seq; key += kKeyBlock) {
+        for (std::int64_t key = 0; key < shape_.seq; key += kBackwardKeys) {
           bool accumulate = member > 0;
           for (std::int64_t chunk = key / kQueryChunk * kQueryChunk; chunk < shape_.seq;
                chunk += kQueryChunk) {
@@ -205,9 +205,9 @@ class Backward {
 
   void by_block(std::int64_t kv_tasks) const {
     const std::size_t bytes = ThreadScratch::size<float>(kQueryChunk * d_) +
-                              2 * ThreadScratch::size<float>(kKeyBlock * d_) + tile_bytes();
+                              2 * ThreadScratch::size<float>(kBackwardKeys * d_) + tile_bytes();
     std::byte* memory = thread_memory(bytes);
-    const std::int64_t key_blocks = (shape_.seq + kKeyBlock - 1) / kKeyBlock;
+    const std::int64_t key_blocks = (shape_.seq + kBackwardKeys - 1) / kBackwardKeys;
     const std::int64_t chunks = (shape_.seq + kQueryChunk - 1) / kQueryChunk;
     const std::int64_t key_tasks = kv_tasks * key_blocks;
     const std::int64_t sequences = shape_.batch * shape_.heads;
@@ -215,7 +215,7 @@ class Backward {
       const ThreadScratch scratch(memory + static_cast<std::size_t>(thread) * bytes);
       // The longest tasks go first: the first keys (every query sees them), then the last queries.
       if (task < key_tasks) {
-        key_task(scratch, task % kv_tasks, task / kv_tasks * kKeyBlock);
+        key_task(scratch, task % kv_tasks, task / kv_tasks * kBackwardKeys);
       } else {
         query_task(scratch, (task - key_tasks) % sequences,
                    (chunks - 1 - (task - key_tasks) / sequences) * kQueryChunk);
@@ -226,8 +226,8 @@ class Backward {
   void key_task(ThreadScratch scratch, std::int64_t sequence, std::int64_t key) const {
     const std::int64_t b = sequence / shape_.kv_heads;
     const std::int64_t kv_head = sequence % shape_.kv_heads;
-    auto* dk = scratch.take<float>(kKeyBlock * d_);
-    auto* dv = scratch.take<float>(kKeyBlock * d_);
+    auto* dk = scratch.take<float>(kBackwardKeys * d_);
+    auto* dv = scratch.take<float>(kBackwardKeys * d_);
     bool accumulate = false;
     for (std::int64_t member = 0; member < group(); ++member) {
       const Head<T> h = head(b, kv_head * group() + member);
@@ -236,7 +236,7 @@ class Backward {
         accumulate = true;
       }
     }
-    const std::int64_t keys = std::min(kKeyBlock, shape_.seq - key);
+    const std::int64_t keys = std::min(kBackwardKeys, shape_.seq - key);
     store(dk, keys, gradients_.k(b, kv_head), key);
     store(dv, keys, gradients_.v(b, kv_head), key);
   }
@@ -246,7 +246,7 @@ class Backward {
     const Head<T> h = head(b, sequence % shape_.heads);
     auto* dq = scratch.take<float>(kQueryChunk * d_);
     const std::int64_t end = std::min(chunk + kQueryChunk, shape_.seq);
-    for (std::int64_t key = 0; key < end; key += kKeyBlock) {
+    for (std::int64_t key = 0; key < end; key += kBackwardKeys) {
       const Tile<T> t = tile(scratch, h, chunk, key);
       add_dq(t, h, dq + (t.first - chunk) * d_);
     }

@@ -11,7 +11,7 @@ namespace xmoe::cpu {
 namespace {
 
 // Elements that a thread must have to be worth waking: some 10 microseconds of work.
-constexpr std::int64_t kGrain = std::int64_t{1} << 14;
+constexpr std::int64_t kElementwiseGrain = std::int64_t{1} << 14;
 
 template <typename A, typename B, typename Out>
 void add_range(const A* a, const B* b, Out* out, std::int64_t begin, std::int64_t end) {
@@ -34,7 +34,7 @@ void add(const Tensor& a, const Tensor& b, const Tensor& out) {
     with_float_or<Half>(a.dtype(), [&]<typename A>(A) {
       with_float_or<Half>(b.dtype(), [&]<typename B>(B) {
         with_float_or<Half>(out.dtype(), [&]<typename Out>(Out) {
-          parallel_for(a.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
+          parallel_for(a.numel(), kElementwiseGrain, [&](std::int64_t begin, std::int64_t end) {
             add_range(a.data<A>(), b.data<B>(), out.data<Out>(), begin, end);
           });
         });
@@ -48,7 +48,7 @@ void convert(const Tensor& from, const Tensor& to) {
   with_half({from.dtype(), to.dtype()}, [&]<typename Half>(Half) {
     with_float_or<Half>(from.dtype(), [&]<typename From>(From) {
       with_float_or<Half>(to.dtype(), [&]<typename To>(To) {
-        parallel_for(from.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
+        parallel_for(from.numel(), kElementwiseGrain, [&](std::int64_t begin, std::int64_t end) {
           convert_range(from.data<From>(), to.data<To>(), begin, end);
         });
       });
@@ -58,18 +58,20 @@ void convert(const Tensor& from, const Tensor& to) {
 
 void fill_zero(const Tensor& tensor) {
   auto* data = static_cast<std::byte*>(tensor.raw());
-  parallel_for(static_cast<std::int64_t>(tensor.bytes()), kGrain, [&](std::int64_t begin, std::int64_t end) {
-    std::memset(data + begin, 0, static_cast<std::size_t>(end - begin));
-  });
+  parallel_for(static_cast<std::int64_t>(tensor.bytes()), kElementwiseGrain,
+               [&](std::int64_t begin, std::int64_t end) {
+                 std::memset(data + begin, 0, static_cast<std::size_t>(end - begin));
+               });
 }
 
 void copy(const Tensor& from, const Tensor& to) {
   if (from.raw() == to.raw()) return;
   const auto* source = static_cast<const std::byte*>(from.raw());
   auto* target = static_cast<std::byte*>(to.raw());
-  parallel_for(static_cast<std::int64_t>(from.bytes()), kGrain, [&](std::int64_t begin, std::int64_t end) {
-    std::memcpy(target + begin, source + begin, static_cast<std::size_t>(end - begin));
-  });
+  parallel_for(static_cast<std::int64_t>(from.bytes()), kElementwiseGrain,
+               [&](std::int64_t begin, std::int64_t end) {
+                 std::memcpy(target + begin, source + begin, static_cast<std::size_t>(end - begin));
+               });
 }
 
 }  // namespace xmoe::cpu

@@ -26,8 +26,9 @@ constexpr std::size_t kMostWorkspace = std::size_t{32} << 20;
 constexpr std::size_t kWorkspaceAlignment = 256;  // what the library insists on, and arenas do not give
 // Vectors and bulk copies need no wider alignment.
 constexpr std::uintptr_t kWidestAlignment = 16;
-// Experts receive other numbers of rows at every step: when this many shapes are known (some 6 MB) all are
-// forgotten, and choosing again costs each tens of microseconds.
+// Experts receive other numbers of rows at every step: when this many shapes are known (some 6 MB; one that
+// is written and added to counts twice) all are forgotten, and choosing again costs each tens of
+// microseconds.
 constexpr std::size_t kMostPlans = 8192;
 constexpr int kMostProposals = 8;  // a benchmark times each of them
 

@@ -227,8 +227,8 @@ void grouped_mlp_backward(const Context& ctx, Activation activation, const Exper
   if (hopper_fits(ctx.device(), w1, w2))
     return hopper_mlp_backward(ctx, activation, rows, dy, x, w1, w2, h, dx, dweights, dw1, dw2, accumulation);
   const std::int64_t ffn = w2.dim(2);
-  GemmOptions into_dw = kAccumulateTransposed;
-  into_dw.accumulate = accumulation == Accumulation::add;
+  const GemmOptions into_dw{
+      .a = Transpose::yes, .b = Transpose::no, .accumulate = accumulation == Accumulation::add};
   const ArenaScope scope(ctx.workspace);
   const Tensor a = ctx.workspace.tensor(h.dtype(), {total, ffn});
   const Tensor dh = ctx.workspace.tensor(h.dtype(), h.shape());

@@ -12,12 +12,12 @@ namespace xmoe::cpu {
 namespace {
 
 // Elements that a thread must have to be worth waking: some 10 microseconds of work.
-constexpr std::int64_t kGrain = std::int64_t{1} << 13;
+constexpr std::int64_t kNormGrain = std::int64_t{1} << 13;
 // Rows whose weight gradients are summed into one partial sum. Fixed, so that the result does not depend on
 // the number of threads; 32 rows keep partial sums to 3 % of the rows, and give 2,048 tokens to 64 threads.
 constexpr std::int64_t kBlockRows = 32;
 
-std::int64_t grain_rows(std::int64_t width) { return std::max<std::int64_t>(1, kGrain / width); }
+std::int64_t norm_grain(std::int64_t width) { return std::max<std::int64_t>(1, kNormGrain / width); }
 
 struct RowStats {
   float mean;
@@ -119,7 +119,7 @@ void norm_forward(NormKind kind, float epsilon, const Tensor& x, const Tensor& w
   auto* kept = stats.data<float>();
   dispatch(kind, x.dtype(), [&]<NormKind k, typename T>() {
     const T* b = k == NormKind::layer_norm ? bias.data<T>() : nullptr;
-    parallel_for(x.dim(0), grain_rows(width), [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(x.dim(0), norm_grain(width), [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t t = begin; t < end; ++t) {
         const T* row = x.data<T>() + t * width;
         const RowStats s = statistics<k>(row, width, epsilon);
@@ -137,7 +137,7 @@ void norm_recompute(NormKind kind, const Tensor& x, const Tensor& weight, const 
   const auto* kept = stats.data<float>();
   dispatch(kind, x.dtype(), [&]<NormKind k, typename T>() {
     const T* b = k == NormKind::layer_norm ? bias.data<T>() : nullptr;
-    parallel_for(x.dim(0), grain_rows(width), [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(x.dim(0), norm_grain(width), [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t t = begin; t < end; ++t)
         normalise<k>(x.data<T>() + t * width, weight.data<T>(), b, {kept[2 * t], kept[2 * t + 1]}, width,
                      y.data<T>() + t * width);

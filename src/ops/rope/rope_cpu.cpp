@@ -11,7 +11,7 @@ namespace xmoe::cpu {
 namespace {
 
 // Elements that a thread must have to be worth waking: some 10 microseconds of work.
-constexpr std::int64_t kGrain = std::int64_t{1} << 14;
+constexpr std::int64_t kRopeGrain = std::int64_t{1} << 14;
 
 // sign: +1 forward, -1 backward.
 template <typename T>
@@ -48,7 +48,7 @@ void rope(RopeDirection direction, std::int64_t rotated_heads, const Tensor& x, 
   const auto* angles = table.data<float>();
   const float sign = direction == RopeDirection::forward ? 1.0F : -1.0F;
   const std::int64_t grain =
-      std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, rotated_heads * width));
+      std::max<std::int64_t>(1, kRopeGrain / std::max<std::int64_t>(1, rotated_heads * width));
   with_float(x.dtype(), [&]<typename T>(T) {
     auto* data = x.data<T>();
     parallel_for(x.dim(0), grain, [&](std::int64_t begin, std::int64_t end) {

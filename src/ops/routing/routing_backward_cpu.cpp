@@ -12,7 +12,7 @@ namespace xmoe::cpu {
 namespace {
 
 // What a thread needs for one token.
-struct Scratch {
+struct BackwardScratch {
   float* probs;    // [E]
   float* scores;   // [E]
   float* dscores;  // [E]
@@ -33,7 +33,7 @@ class Backward {
         d_z_sum_(d_z_sum),
         dlogits_(dlogits.data<float>()) {}
 
-  void token(std::int64_t t, const Scratch& s) const {
+  void token(std::int64_t t, const BackwardScratch& s) const {
     const float* logits = logits_ + t * experts_;
     const std::int32_t* chosen = top_experts_ + t * options_.top_k;
     float* dlogits = dlogits_ + t * experts_;
@@ -56,7 +56,7 @@ class Backward {
   // Gradient of sum_j g_j w_j by the scores of the chosen experts (their logits for post-softmax), into
   // s.dchosen.
   void chosen_gradient(const float* scores, const std::int32_t* chosen, const float* g,
-                       const Scratch& s) const {
+                       const BackwardScratch& s) const {
     const std::int64_t k = options_.top_k;
     for (std::int64_t j = 0; j < k; ++j) {
       XMOE_DCHECK(0 <= chosen[j] && chosen[j] < experts_, "expert {} of {}", chosen[j], experts_);
@@ -73,8 +73,8 @@ class Backward {
       s.dchosen[j] = options_.scaling_factor * (g[j] - mean) * (post_softmax ? s.weights[j] : 1.0F / divisor);
   }
 
-  void softmax_token(const float* logits, const std::int32_t* chosen, const float* g, const Scratch& s,
-                     float* dlogits) const {
+  void softmax_token(const float* logits, const std::int32_t* chosen, const float* g,
+                     const BackwardScratch& s, float* dlogits) const {
     chosen_gradient(options_.pre_softmax ? s.probs : logits, chosen, g, s);
     if (!options_.pre_softmax) {
       for (std::int64_t j = 0; j < options_.top_k; ++j) dlogits[chosen[j]] += s.dchosen[j];
@@ -87,8 +87,8 @@ class Backward {
     for (std::int64_t e = 0; e < experts_; ++e) dlogits[e] += s.probs[e] * (s.dscores[e] - mean);
   }
 
-  void sigmoid_token(const float* logits, const std::int32_t* chosen, const float* g, const Scratch& s,
-                     float* dlogits) const {
+  void sigmoid_token(const float* logits, const std::int32_t* chosen, const float* g,
+                     const BackwardScratch& s, float* dlogits) const {
     const float sum = sigmoid_scores(logits, experts_, s.scores, s.probs);
     chosen_gradient(s.scores, chosen, g, s);
     start_from_aux(s.dscores);
@@ -131,8 +131,8 @@ void routing_backward(const Context& ctx, const RoutingOptions& options, const T
   const Backward backward(options, logits, top_experts, d_weights, d_prob_sums, d_z_sum, dlogits);
   parallel_tasks((tokens + kTokenBlock - 1) / kTokenBlock, [&](std::int64_t block, int thread) {
     float* memory = rows.data<float>() + thread * rows.dim(1);
-    const Scratch scratch{memory, memory + experts, memory + 2 * experts, memory + 3 * experts,
-                          memory + 3 * experts + options.top_k};
+    const BackwardScratch scratch{memory, memory + experts, memory + 2 * experts, memory + 3 * experts,
+                                  memory + 3 * experts + options.top_k};
     const std::int64_t end = std::min(tokens, (block + 1) * kTokenBlock);
     for (std::int64_t t = block * kTokenBlock; t < end; ++t) backward.token(t, scratch);
   });

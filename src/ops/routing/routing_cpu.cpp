@@ -15,7 +15,7 @@ namespace xmoe::cpu {
 namespace {
 
 // What a thread needs for one token.
-struct Scratch {
+struct RoutingScratch {
   float* probs;            // [E]
   float* scores;           // [E]: what the choice and the weights are made of
   std::uint64_t* entries;  // [padded E]
@@ -41,7 +41,7 @@ class Forward {
         top_experts_(top_experts.data<std::int32_t>()),
         top_weights_(top_weights.data<float>()) {}
 
-  void token(std::int64_t t, const Scratch& s, const Partial& partial) const {
+  void token(std::int64_t t, const RoutingScratch& s, const Partial& partial) const {
     const float* logits = logits_ + t * experts_;
     const double lse = log_sum_exp(logits, experts_, s.probs);
     *partial.z_sum += lse * lse;
@@ -63,7 +63,7 @@ class Forward {
     return bias_ == nullptr ? scores[e] : scores[e] + bias_[e];
   }
 
-  void choose(const float* scores, const Scratch& s, std::int32_t* chosen) const {
+  void choose(const float* scores, const RoutingScratch& s, std::int32_t* chosen) const {
     if (bias_ == nullptr) {
       for (std::int64_t e = 0; e < experts_; ++e)
         s.entries[e] = ranked(scores[e], static_cast<std::uint32_t>(e));
@@ -78,7 +78,7 @@ class Forward {
   }
 
   // Clears the entries of all experts outside the best groups.
-  void exclude_groups(const float* scores, const Scratch& s) const {
+  void exclude_groups(const float* scores, const RoutingScratch& s) const {
     const std::int64_t size = experts_ / options_.groups;
     for (std::int64_t g = 0; g < options_.groups; ++g) {
       std::uint64_t best = 0;
@@ -135,10 +135,11 @@ void routing_forward(const Context& ctx, const RoutingOptions& options, const Te
 
   const Forward forward(options, logits, bias, top_experts, top_weights);
   parallel_tasks(blocks, [&](std::int64_t block, int thread) {
-    const Scratch scratch{probs.data<float>() + thread * padded, scores.data<float>() + thread * padded,
-                          static_cast<std::uint64_t*>(entries.raw()) + thread * padded,
-                          static_cast<std::uint64_t*>(maxima.raw()) + thread * padded,
-                          static_cast<std::uint64_t*>(groups.raw()) + thread * options.groups};
+    const RoutingScratch scratch{probs.data<float>() + thread * padded,
+                                 scores.data<float>() + thread * padded,
+                                 static_cast<std::uint64_t*>(entries.raw()) + thread * padded,
+                                 static_cast<std::uint64_t*>(maxima.raw()) + thread * padded,
+                                 static_cast<std::uint64_t*>(groups.raw()) + thread * options.groups};
     block_z[block] = 0.0;
     const Partial partial{block_probs.data<float>() + block * experts,
                           block_counts.data<std::int32_t>() + block * experts, block_z + block};
