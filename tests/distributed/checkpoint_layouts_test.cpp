@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <numeric>
 
@@ -82,19 +83,22 @@ void save(const std::filesystem::path& root, const Layout& layout, DType dtype) 
   save_checkpoint(root, 1, training_tensors(state.optimizer), "{}", state.mesh, {});
 }
 
+// Dtypes by turns: layouts decide what a rank holds of a tensor, whatever its dtype.
+DType dtype_of(std::size_t turn) { return std::array{DType::f32, DType::bf16, DType::f16}[turn % 3]; }
+
 // What a layout saves is the whole state, whatever the layout: one process that reads all of it sees that.
 // And every layout reads its part of it. Together every layout loads from every other.
 TEST(CheckpointLayouts, EveryOneSavesTheWholeState) {
   const auto alone = make_self_communicator();
-  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
-    for (const Layout& layout : test::all_layouts(world().size(), 4)) {
-      const SharedDirectory root;
-      save(root.path(), layout, dtype);
-      State whole(*alone, {}, dtype);
-      whole.load(root.path());
-      whole.expect_filled("saved by " + to_string(layout));
-      world().barrier();
-    }
+  const auto layouts = test::all_layouts(world().size(), 4);
+  for (std::size_t i = 0; i < std::max<std::size_t>(3, layouts.size()); ++i) {
+    const Layout& layout = layouts[i % layouts.size()];
+    const SharedDirectory root;
+    save(root.path(), layout, dtype_of(i));
+    State whole(*alone, {}, dtype_of(i));
+    whole.load(root.path());
+    whole.expect_filled("saved by " + to_string(layout));
+    world().barrier();
   }
 }
 
@@ -104,12 +108,11 @@ TEST(CheckpointLayouts, EveryOneLoadsWhatOthersSave) {
   for (const Layout& saved : {layouts.front(), layouts.back()}) {
     const SharedDirectory root;
     save(root.path(), saved, DType::f16);
-    for (const Layout& loaded : layouts) {
-      for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
-        State state(world(), loaded, dtype);
-        state.load(root.path());
-        state.expect_filled("saved by " + to_string(saved) + ", loaded by " + to_string(loaded));
-      }
+    for (std::size_t i = 0; i < std::max<std::size_t>(3, layouts.size()); ++i) {
+      const Layout& loaded = layouts[i % layouts.size()];
+      State state(world(), loaded, dtype_of(i));
+      state.load(root.path());
+      state.expect_filled("saved by " + to_string(saved) + ", loaded by " + to_string(loaded));
     }
     world().barrier();
   }

@@ -178,7 +178,7 @@ std::vector<std::size_t> sample(std::size_t count) {
 #ifdef __SANITIZE_ADDRESS__
   constexpr std::size_t kMost = 16;
 #else
-  constexpr std::size_t kMost = 96;
+  constexpr std::size_t kMost = 48;
 #endif
   std::vector<std::size_t> chosen;
   if (count <= kMost) {
