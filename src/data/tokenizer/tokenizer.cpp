@@ -24,7 +24,7 @@ constexpr std::size_t kLongestCachedPiece = 64;
 // The cache stays within the second-level caches of processors; text has few words that are frequent.
 constexpr std::size_t kCachedPieces = std::size_t{1} << 15;
 // Text that one thread takes at a time: far more than it costs to start on it.
-constexpr std::size_t kChunkBytes = std::size_t{128} << 10;
+constexpr std::size_t kEncodeBytes = std::size_t{128} << 10;
 
 // Added tokens within a text: calls on_text for what lies between them, on_token for each, in order. The
 // leftmost wins, then the longest.
@@ -92,7 +92,7 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text, AddedTokens a
   }
   std::vector<std::string_view> chunks;
   for (std::string_view rest = text; !rest.empty();) {
-    const std::size_t length = safe_cut(rest, kChunkBytes);
+    const std::size_t length = safe_cut(rest, kEncodeBytes);
     chunks.push_back(rest.substr(0, length));
     rest.remove_prefix(length);
   }

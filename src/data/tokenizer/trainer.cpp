@@ -21,7 +21,7 @@ namespace {
 constexpr std::size_t kBatchBytes = std::size_t{64} << 20;
 // Files as small as a few bytes are not to exceed the number of maps that a process may hold (65,530 on
 // Linux).
-constexpr std::size_t kBatchChunks = std::size_t{1} << 14;
+constexpr std::size_t kTrainingChunks = std::size_t{1} << 14;
 
 using Pair = std::uint64_t;  // ids of the left (upper half) and right token
 
@@ -226,7 +226,7 @@ Vocabulary train_vocabulary(DocumentReader& reader, const TrainerOptions& option
       batch.clear();
       std::size_t bytes = 0;
       DocumentChunk chunk;
-      while (bytes < kBatchBytes && batch.size() < kBatchChunks && (more = reader.next(chunk))) {
+      while (bytes < kBatchBytes && batch.size() < kTrainingChunks && (more = reader.next(chunk))) {
         bytes += chunk.raw.size();
         batch.push_back(chunk);
       }

@@ -20,10 +20,10 @@ struct BackwardScratch {
   float* dchosen;  // [k]
 };
 
-class Backward {
+class RoutingBackward {
  public:
-  Backward(const RoutingOptions& options, const Tensor& logits, const Tensor& top_experts,
-           const Tensor& d_weights, const Tensor& d_prob_sums, float d_z_sum, const Tensor& dlogits)
+  RoutingBackward(const RoutingOptions& options, const Tensor& logits, const Tensor& top_experts,
+                  const Tensor& d_weights, const Tensor& d_prob_sums, float d_z_sum, const Tensor& dlogits)
       : options_(options),
         experts_(logits.dim(1)),
         logits_(logits.data<float>()),
@@ -128,7 +128,7 @@ void routing_backward(const Context& ctx, const RoutingOptions& options, const T
   const std::int64_t tokens = logits.dim(0);
   const std::int64_t experts = logits.dim(1);
   const Tensor rows = ctx.workspace.tensor(DType::f32, {thread_count(), 3 * experts + 2 * options.top_k});
-  const Backward backward(options, logits, top_experts, d_weights, d_prob_sums, d_z_sum, dlogits);
+  const RoutingBackward backward(options, logits, top_experts, d_weights, d_prob_sums, d_z_sum, dlogits);
   parallel_tasks((tokens + kTokenBlock - 1) / kTokenBlock, [&](std::int64_t block, int thread) {
     float* memory = rows.data<float>() + thread * rows.dim(1);
     const BackwardScratch scratch{memory, memory + experts, memory + 2 * experts, memory + 3 * experts,
