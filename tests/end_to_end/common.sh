@@ -60,3 +60,20 @@ timeless() {
 course() {  # METRICS
   sed -nE 's/.*"iteration": ?([0-9]+),.*"lm_loss": ?([^,}]+).*"grad_norm": ?([^,}]+).*/\1 \2 \3/p' "$1"
 }
+
+# refused NAME PATTERNS... -- COMMAND...: it fails with one error message that matches all patterns.
+refused() {
+  local name="$1" patterns=() status=0 pattern
+  shift
+  while [ "$1" != -- ]; do
+    patterns+=("$1")
+    shift
+  done
+  shift
+  timeout 60 "$@" >"$name.log" 2>&1 || status=$?
+  [ "$status" -ne 0 ] && [ "$status" -lt 124 ] || { cat "$name.log"; broken "$name: exit status $status"; }
+  [ "$(grep -c 'error: ' "$name.log")" -eq 1 ] || { cat "$name.log"; broken "$name: not one error message"; }
+  for pattern in "${patterns[@]}"; do
+    grep -Eq -- "$pattern" "$name.log" || { cat "$name.log"; broken "$name: nothing matches '$pattern'"; }
+  done
+}

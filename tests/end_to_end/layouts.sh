@@ -4,22 +4,6 @@
 . "$(dirname "$0")/common.sh"
 prepare_data
 
-# refused NAME PATTERNS... -- COMMAND...: one error message that matches all patterns, and nothing trained.
-refused() {
-  local name="$1" patterns=() status=0 pattern
-  shift
-  while [ "$1" != -- ]; do
-    patterns+=("$1")
-    shift
-  done
-  shift
-  timeout 60 "$@" >"$name.log" 2>&1 || status=$?
-  [ "$status" -ne 0 ] && [ "$status" -lt 124 ] || { cat "$name.log"; broken "$name: exit status $status"; }
-  [ "$(grep -c 'error: ' "$name.log")" -eq 1 ] || { cat "$name.log"; broken "$name: not one error message"; }
-  for pattern in "${patterns[@]}"; do
-    grep -Eq -- "$pattern" "$name.log" || { cat "$name.log"; broken "$name: nothing matches '$pattern'"; }
-  done
-}
 train_refused() {  # NAME RANKS PATTERN -- further flags
   refused "$1" "$3" -- mpirun -n "$2" "$xmoe" train "${train_flags[@]}" "${@:5}"
 }
