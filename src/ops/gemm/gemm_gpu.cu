@@ -186,12 +186,11 @@ void execute(const Context& ctx, Stream stream, cublasLtHandle_t handle, Plan pl
   const float one = 1.0F;
   const float kept = p.accumulate ? 1.0F : 0.0F;
   const ArenaScope scope(ctx.workspace);
-  void* workspace = nullptr;
-  if (plan.workspace > 0) {
-    std::size_t space = plan.workspace + kWorkspaceAlignment;
-    workspace = ctx.workspace.allocate(space);
-    std::align(kWorkspaceAlignment, plan.workspace, workspace, space);
-  }
+  // The most, whatever the plan takes: experts' products have other shapes at every step, and the arena would
+  // grow when one of them needs more than any before.
+  std::size_t space = kMostWorkspace + kWorkspaceAlignment;
+  void* workspace = ctx.workspace.allocate(space);
+  std::align(kWorkspaceAlignment, kMostWorkspace, workspace, space);
   check(cublasLtMatmul(handle, &plan.operation, &one, b.raw(), &plan.b, a.raw(), &plan.a, &kept, c.raw(),
                        &plan.c, c.raw(), &plan.c, &plan.algorithm, workspace, plan.workspace, stream),
         "computing", p);
