@@ -57,6 +57,8 @@ inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fsqrt_rn(float x) { return sqrtf(x); }
 inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline float rsqrtf(float x) { return 1.0F / sqrtf(x); }
 #define __expf(x) expf(x)
 
 inline xmoe::bf16 __float2bfloat16_rn(float x) { return xmoe::bf16(x); }

@@ -111,8 +111,10 @@ double Optimizer::gradient_norm(const Context& ctx, double loss_scale) {
   double squares = 0.0;
   {
     const profile::Scope scope(profile::Activity::optimizer);
+    std::vector<Tensor> own;
     for (const Bucket& b : reduction_.buckets())
-      squares += sum_of_squares(ctx, part(parameters_.groups()[b.group].gradients, b.own));
+      own.push_back(part(parameters_.groups()[b.group].gradients, b.own));
+    squares = sum_of_squares(ctx, own);
   }
   reduction_.finish();
   const profile::Scope scope(profile::Activity::reduction);

@@ -116,7 +116,7 @@ __device__ void row_gradient(const Chunk& chunk, std::int64_t row, const Statist
       // Subtracting 1 before the rounding to T keeps what is left of a probability near 1.
       if (!ignored && c + i == target) x[i] = (expf(s.at_target - s.maximum) / s.sum - 1.0F) * scale;
     }
-    store<N>(x, d + c);
+    store<N, Reuse::late>(x, d + c);
   }
 }
 

@@ -14,9 +14,17 @@ double sum(const Context& ctx, const Tensor& x) {
 }
 
 double sum_of_squares(const Context& ctx, const Tensor& x) {
-  check_dtype(x, DType::f32, "x");
-  if (ctx.device().is_cpu()) return cpu::sum_of_squares(ctx.workspace, x);
-  if constexpr (kGpuBuilt) return gpu::sum_of_squares(ctx, x);
+  return sum_of_squares(ctx, std::span(&x, 1));
+}
+
+double sum_of_squares(const Context& ctx, std::span<const Tensor> tensors) {
+  for (const Tensor& x : tensors) check_dtype(x, DType::f32, "x");
+  if (ctx.device().is_cpu()) {
+    double total = 0.0;
+    for (const Tensor& x : tensors) total += cpu::sum_of_squares(ctx.workspace, x);
+    return total;
+  }
+  if constexpr (kGpuBuilt) return gpu::sum_of_squares(ctx, tensors);
   fail_not_built("sum_of_squares", ctx.device());
 }
 

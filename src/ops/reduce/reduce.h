@@ -2,6 +2,8 @@
 // depend on neither the number of threads nor their timing.
 #pragma once
 
+#include <span>
+
 #include "device/context.h"
 #include "device/tensor.h"
 
@@ -10,5 +12,7 @@ namespace xmoe {
 double sum(const Context& ctx, const Tensor& x);  // any shape, f32
 double sum_of_squares(const Context& ctx,
                       const Tensor& x);  // any shape, f32; not finite if any element is not
+// Over all of them; on a GPU the host waits once.
+double sum_of_squares(const Context& ctx, std::span<const Tensor> tensors);
 
 }  // namespace xmoe

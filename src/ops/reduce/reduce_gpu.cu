@@ -16,6 +16,7 @@ namespace {
 constexpr std::int64_t kMostBlocks = 1024;
 // Elements below which another block is not worth it: 16 accesses a thread.
 constexpr std::int64_t kLeastShare = std::int64_t{16} * 4 * kBlockThreads;
+constexpr int kElements = 4;  // of one access
 
 // A block takes `share` elements. Shared memory: the partial sums of the warps.
 template <bool squared, int N>
@@ -42,27 +43,42 @@ __global__ void reduce_kernel(const float* x, std::int64_t count, std::int64_t s
   if (threadIdx.x == 0) sums[blockIdx.x] = total[0];
 }
 
+// How a tensor is cut into shares, one a block.
+struct Cut {
+  std::int64_t share, blocks;
+
+  explicit Cut(std::int64_t count) {
+    const std::int64_t most = std::clamp<std::int64_t>(count / kLeastShare, 1, kMostBlocks);
+    share = ceil_div(ceil_div(count, most), kElements) * kElements;
+    blocks = count == 0 ? 0 : ceil_div(count, share);
+  }
+};
+
 template <bool squared>
-double reduce(const Context& ctx, const Tensor& x) {
-  check_device(ctx.device(), {x});
-  const std::int64_t count = x.numel();
-  if (count == 0) return 0.0;
-  constexpr int kElements = 4;
-  const std::int64_t blocks = std::clamp<std::int64_t>(count / kLeastShare, 1, kMostBlocks);
-  const std::int64_t share = ceil_div(ceil_div(count, blocks), kElements) * kElements;
-  const std::int64_t used = ceil_div(count, share);
+double reduce(const Context& ctx, std::span<const Tensor> tensors) {
+  std::int64_t all = 0;
+  for (const Tensor& x : tensors) {
+    check_device(ctx.device(), {x});
+    all += Cut(x.numel()).blocks;
+  }
+  if (all == 0) return 0.0;
   const ArenaScope scope(ctx.workspace);
-  std::vector<double> sums(static_cast<std::size_t>(used));
+  std::vector<double> sums(static_cast<std::size_t>(all));
   const std::size_t bytes = sums.size() * sizeof(double);
-  auto* on_device = static_cast<double*>(ctx.workspace.allocate(bytes));
-  const auto run = [&]<int N>() {
-    launch(reduce_kernel<squared, N>, grid_of(used, 1), Block(kBlockThreads), 0, stream(ctx.device()),
-           x.data<float>(), count, share, on_device);
-  };
-  if (aligned({x.raw()}))
-    run.template operator()<kElements>();
-  else
-    run.template operator()<1>();
+  auto* const on_device = static_cast<double*>(ctx.workspace.allocate(bytes));
+  double* to = on_device;
+  for (const Tensor& x : tensors) {
+    const Cut cut(x.numel());
+    const auto run = [&]<int N>() {
+      launch(reduce_kernel<squared, N>, grid_of(cut.blocks, 1), Block(kBlockThreads), 0, stream(ctx.device()),
+             x.data<float>(), x.numel(), cut.share, to);
+    };
+    if (aligned({x.raw()}))
+      run.template operator()<kElements>();
+    else
+      run.template operator()<1>();
+    to += cut.blocks;
+  }
   device_copy(ctx.device(), on_device, {}, sums.data(), bytes);
   double total = 0.0;
   for (const double s : sums) total += s;
@@ -71,7 +87,9 @@ double reduce(const Context& ctx, const Tensor& x) {
 
 }  // namespace
 
-double sum(const Context& ctx, const Tensor& x) { return reduce<false>(ctx, x); }
-double sum_of_squares(const Context& ctx, const Tensor& x) { return reduce<true>(ctx, x); }
+double sum(const Context& ctx, const Tensor& x) { return reduce<false>(ctx, std::span(&x, 1)); }
+double sum_of_squares(const Context& ctx, std::span<const Tensor> tensors) {
+  return reduce<true>(ctx, tensors);
+}
 
 }  // namespace xmoe::gpu
