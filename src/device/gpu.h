@@ -119,16 +119,6 @@ __device__ T* dynamic_shared() {
 #endif
 }
 
-// A store of what is read again late, if at all: it leaves the cache to the rest.
-template <typename T>
-__device__ void store_streaming(T* to, T value) {
-#if defined(__CUDA_ARCH__)
-  __stcs(to, value);
-#else
-  *to = value;
-#endif
-}
-
 __device__ inline float to_float(float x) { return x; }
 __device__ inline float to_float(bf16 x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
 __device__ inline float to_float(f16 x) { return __half2float(__ushort_as_half(x.bits)); }

@@ -108,32 +108,24 @@ __device__ void load(const T* from, float (&to)[N]) {
   to_floats(load_raw<N>(from), to);
 }
 
-enum class Reuse { soon, late };  // what is stored; late: it need not stay in the cache
-
 // In accesses of at most 16 bytes, which `to` must be aligned for.
-template <Reuse reuse = Reuse::soon, typename T, int N>
+template <typename T, int N>
 __device__ void store_raw(const Raw<T, N>& raw, T* to) {
-  const auto put = [](auto* at, auto value) {
-    if constexpr (reuse == Reuse::late)
-      store_streaming(at, value);
-    else
-      *at = value;
-  };
   if constexpr (Raw<T, N>::kBytes == 2) {
-    put(reinterpret_cast<std::uint16_t*>(to), static_cast<std::uint16_t>(raw.words[0]));
+    *reinterpret_cast<std::uint16_t*>(to) = static_cast<std::uint16_t>(raw.words[0]);
   } else if constexpr (Raw<T, N>::kBytes == 4) {
-    put(reinterpret_cast<unsigned*>(to), raw.words[0]);
+    *reinterpret_cast<unsigned*>(to) = raw.words[0];
   } else if constexpr (Raw<T, N>::kBytes == 8) {
-    put(reinterpret_cast<uint2*>(to), make_uint2(raw.words[0], raw.words[1]));
+    *reinterpret_cast<uint2*>(to) = make_uint2(raw.words[0], raw.words[1]);
   } else {
 #pragma unroll
     for (int i = 0; i < Raw<T, N>::kBytes / 16; ++i)
-      put(reinterpret_cast<uint4*>(to) + i,
-          make_uint4(raw.words[4 * i], raw.words[4 * i + 1], raw.words[4 * i + 2], raw.words[4 * i + 3]));
+      reinterpret_cast<uint4*>(to)[i] =
+          make_uint4(raw.words[4 * i], raw.words[4 * i + 1], raw.words[4 * i + 2], raw.words[4 * i + 3]);
   }
 }
 
-template <int N, Reuse reuse = Reuse::soon, typename T>
+template <int N, typename T>
 __device__ void store(const float (&from)[N], T* to) {
   if constexpr (N == 1) {
     round_to(from[0], *to);
@@ -146,7 +138,7 @@ __device__ void store(const float (&from)[N], T* to) {
       else
         raw.words[i / 2] = round_pair<T>(from[i], from[i + 1]);
     }
-    store_raw<reuse>(raw, to);
+    store_raw(raw, to);
   }
 }
 

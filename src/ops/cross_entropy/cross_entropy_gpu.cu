@@ -1,6 +1,7 @@
 // Chunk by chunk of rows, in order: logits = x w^T, softmax of each row, dx = dlogits w, dw += dlogits^T x.
 // The products are the vendor's; the kernels between them are bound by the bytes of the logits, which they
-// read twice: the second time, for the gradients, mostly from the second cache.
+// need twice. The second time, for the gradients, they come from where they were kept: as many as fit in
+// shared memory, the rest mostly in the second cache.
 #include "ops/cross_entropy/cross_entropy_gpu.h"
 
 #include <algorithm>
@@ -19,9 +20,12 @@ constexpr FaultKind kOutsideVocabulary{
 
 // The most threads of a row. Few rows are then under way at a time, so that the second reading of them finds
 // them in the cache.
-constexpr int kRowThreads = 1024;
+constexpr int kRowThreads = 512;
 // Blocks of a multiprocessor: while one waits at a barrier, another reads.
 constexpr int kRowBlocks = 2;
+// Of a row's logits in shared memory: two such blocks fit a multiprocessor of Hopper, one fits that of
+// Ampere.
+constexpr std::size_t kKeptBytes = std::size_t{96} << 10;
 // Chunks of whole tiles of the products' rows.
 constexpr std::int64_t kRowMultiple = 128;
 
@@ -62,10 +66,49 @@ __device__ float block_maximum(float value, float* partials) {
   return value;
 }
 
+// The first packs of a row that a thread reads, for itself alone, in shared memory.
+template <int N>
+class Kept {
+  static constexpr int kTogether = N % 4 == 0 ? 4 : 1;  // what a thread accesses at once, without conflicts
+
+ public:
+  __device__ Kept(float* memory, int packs) : memory_(memory + threadIdx.x * kTogether), packs_(packs) {}
+
+  __device__ void put(int pack, const float (&x)[N]) const {
+    if (pack >= packs_) return;
+#pragma unroll
+    for (int i = 0; i < N; i += kTogether) {
+      float part[kTogether];
+#pragma unroll
+      for (int k = 0; k < kTogether; ++k) part[k] = x[i + k];
+      store<kTogether>(part, place(pack, i));
+    }
+  }
+  __device__ bool get(int pack, float (&x)[N]) const {
+    if (pack >= packs_) return false;
+#pragma unroll
+    for (int i = 0; i < N; i += kTogether) {
+      float part[kTogether];
+      load<kTogether>(place(pack, i), part);
+#pragma unroll
+      for (int k = 0; k < kTogether; ++k) x[i + k] = part[k];
+    }
+    return true;
+  }
+
+ private:
+  __device__ float* place(int pack, int i) const {
+    return memory_ + (pack * N + i) * static_cast<int>(blockDim.x);
+  }
+
+  float* memory_;
+  int packs_;
+};
+
 // For all threads of the block. The fast exponential errs by some |x| units in exp(x), which makes up for it
 // by being small: of a sum that is at least 1 the error is a fraction of a unit.
 template <int N>
-__device__ Statistics statistics_of(const Chunk& chunk, std::int64_t row) {
+__device__ Statistics statistics_of(const Chunk& chunk, std::int64_t row, const Kept<N>& kept) {
   __shared__ float maxima[kRowThreads / kWarpSize];
   __shared__ float sums[kRowThreads / kWarpSize];
   const float* logits = chunk.logits + row * chunk.columns;
@@ -73,10 +116,12 @@ __device__ Statistics statistics_of(const Chunk& chunk, std::int64_t row) {
   const float at_target = column != kElsewhere ? logits[column] : 0.0F;
   float maximum = -INFINITY;
   float sum[1] = {};
+  int pack = 0;
   for (std::int64_t c = static_cast<std::int64_t>(threadIdx.x) * N; c < chunk.vocabulary;
        c += static_cast<std::int64_t>(blockDim.x) * N) {
     float x[N];
     load<N>(logits + c, x);
+    kept.put(pack++, x);
     float higher = maximum;
 #pragma unroll
     for (int i = 0; i < N; ++i) {
@@ -100,32 +145,35 @@ __device__ Statistics statistics_of(const Chunk& chunk, std::int64_t row) {
 // dlogits times `scale`; they may take the place of the logits.
 template <int N, typename T>
 __device__ void row_gradient(const Chunk& chunk, std::int64_t row, const Statistics& s, float scale,
-                             T* dlogits) {
+                             const Kept<N>& kept, T* dlogits) {
   const float* logits = chunk.logits + row * chunk.columns;
   T* d = dlogits + row * chunk.columns;
   const bool ignored = chunk.ignores(row);
   const std::int64_t target = chunk.target_column(row);
   const float factor = scale / s.sum;
+  int pack = 0;
   for (std::int64_t c = static_cast<std::int64_t>(threadIdx.x) * N; c < chunk.columns;
        c += static_cast<std::int64_t>(blockDim.x) * N) {
     float x[N];
-    load<N>(logits + c, x);
+    // Columns of padding have not been kept.
+    if (c >= chunk.vocabulary || !kept.get(pack++, x)) load<N>(logits + c, x);
 #pragma unroll
     for (int i = 0; i < N; ++i) {
       x[i] = ignored || c + i >= chunk.vocabulary ? 0.0F : __expf(x[i] - s.maximum) * factor;
       // Subtracting 1 before the rounding to T keeps what is left of a probability near 1.
       if (!ignored && c + i == target) x[i] = (expf(s.at_target - s.maximum) / s.sum - 1.0F) * scale;
     }
-    store<N, Reuse::late>(x, d + c);
+    store<N>(x, d + c);
   }
 }
 
 // A row per block, in all three kernels: `of_row` and `dlogits` null where they are not wanted.
 template <int N, typename T>
-__device__ void finish_row(const Chunk& chunk, const Statistics& s, float scale, float* losses, T* dlogits) {
+__device__ void finish_row(const Chunk& chunk, const Statistics& s, float scale, const Kept<N>& kept,
+                           float* losses, T* dlogits) {
   const std::int64_t row = blockIdx.x;
   if (threadIdx.x == 0) losses[row] = chunk.ignores(row) ? 0.0F : s.maximum + logf(s.sum) - s.at_target;
-  if (dlogits != nullptr) row_gradient<N>(chunk, row, s, scale, dlogits);
+  if (dlogits != nullptr) row_gradient<N>(chunk, row, s, scale, kept, dlogits);
 }
 
 __device__ void check_target(const Chunk& chunk, const FaultReport& outside) {
@@ -136,23 +184,24 @@ __device__ void check_target(const Chunk& chunk, const FaultReport& outside) {
 
 template <int N, typename T>
 __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
-    whole_kernel(Chunk chunk, float scale, float* losses, T* dlogits, FaultReport outside) {
+    whole_kernel(Chunk chunk, float scale, int kept_packs, float* losses, T* dlogits, FaultReport outside) {
   check_target(chunk, outside);
-  finish_row<N>(chunk, statistics_of<N>(chunk, blockIdx.x), scale, losses, dlogits);
+  const Kept<N> kept(dynamic_shared<float>(), kept_packs);
+  finish_row<N>(chunk, statistics_of<N>(chunk, blockIdx.x, kept), scale, kept, losses, dlogits);
 }
 
 template <int N>
 __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
     statistics_kernel(Chunk chunk, Statistics* of_row, FaultReport outside) {
   check_target(chunk, outside);
-  const Statistics s = statistics_of<N>(chunk, blockIdx.x);
+  const Statistics s = statistics_of<N>(chunk, blockIdx.x, Kept<N>(nullptr, 0));
   if (threadIdx.x == 0) of_row[blockIdx.x] = s;
 }
 
 template <int N, typename T>
 __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
     finish_kernel(Chunk chunk, const Statistics* of_row, float scale, float* losses, T* dlogits) {
-  finish_row<N>(chunk, of_row[blockIdx.x], scale, losses, dlogits);
+  finish_row<N>(chunk, of_row[blockIdx.x], scale, Kept<N>(nullptr, 0), losses, dlogits);
 }
 
 __global__ void merge_kernel(const Statistics* parts, std::int64_t slices, std::int64_t rows,
@@ -199,7 +248,11 @@ void finish_chunk(const Context& ctx, const Arguments& args, const Chunk& chunk,
   const FaultReport outside(ctx.device(), kOutsideVocabulary);
   float* losses = args.losses.data<float>() + chunk.first_row;
   if (args.slice == nullptr) {
-    launch(whole_kernel<N, T>, grid, block, 0, queue, chunk, args.grad_scale, losses, dlogits, outside);
+    const std::size_t pack_bytes = block.x * N * sizeof(float);
+    const auto most = static_cast<int>(ceil_div(chunk.vocabulary, static_cast<std::int64_t>(block.x) * N));
+    const int kept = dlogits == nullptr ? 0 : std::min(most, static_cast<int>(kKeptBytes / pack_bytes));
+    launch(whole_kernel<N, T>, grid, block, static_cast<std::size_t>(kept) * pack_bytes, queue, chunk,
+           args.grad_scale, kept, losses, dlogits, outside);
     return;
   }
   const ArenaScope scope(ctx.workspace);

@@ -9,8 +9,8 @@ void merge_statistics(const Context& ctx,
                       const Tensor& parts,    // [slices, rows, 3]
                       const Tensor& merged);  // [rows, 3]
 
-// Logits of a chunk and their gradients. The larger, the fewer times dw is read and written: at 1 GiB a chunk
-// of 50,304 words has some 3,000 rows, and dw costs a few percent of the products.
+// Logits of a chunk and their gradients. The larger, the fewer times dw is read and written: here a
+// chunk of 50,304 words has 4,352 rows, and dw costs a few percent of the products.
 inline constexpr std::int64_t kChunkBytes = std::int64_t{5} << 28;
 
 void linear_cross_entropy(const Context& ctx,

@@ -35,7 +35,6 @@ constexpr int kMostProposals = 8;  // a benchmark times each of them
 // With the parts of a sum in C's dtype (output type, in place) 16-bit products would be rounded more than
 // once.
 constexpr std::uint32_t kSumsInF32 = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
-constexpr std::uint32_t kWholeSums = CUBLASLT_REDUCTION_SCHEME_NONE;
 constexpr std::uint32_t kAnySums = CUBLASLT_REDUCTION_SCHEME_MASK;
 
 // What decides how a product is computed.
@@ -197,6 +196,25 @@ void execute(const Context& ctx, Stream stream, cublasLtHandle_t handle, Plan pl
         "computing", p);
 }
 
+// C += product. Bound by bytes: one element per thread.
+template <typename T>
+__global__ void add_kernel(const float* product, std::int64_t count, T* c) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i < count) round_to(to_float(c[i]) + product[i], c[i]);
+}
+
+// The library has algorithms that round the product to C's 16 bits before they add it to C.
+void add_to_half(const Context& ctx, const Tensor& a, const Tensor& b, const Tensor& c,
+                 const GemmOptions& options) {
+  const ArenaScope scope(ctx.workspace);
+  const Tensor product = ctx.workspace.tensor(DType::f32, c.shape());
+  gpu::gemm(ctx, a, b, product, {options.a, options.b});
+  with_half({c.dtype()}, [&]<typename T>(T) {
+    launch(add_kernel<T>, grid_of(c.numel(), kBlockThreads), Block(kBlockThreads), 0, stream(ctx.device()),
+           product.data<float>(), c.numel(), c.data<T>());
+  });
+}
+
 }  // namespace
 
 void gemm(const Context& ctx, const Tensor& a, const Tensor& b, const Tensor& c, const GemmOptions& options) {
@@ -206,15 +224,14 @@ void gemm(const Context& ctx, const Tensor& a, const Tensor& b, const Tensor& c,
     if (!p.accumulate) device_fill(ctx.device(), c.raw(), 0, c.bytes());
     return;
   }
-  // Added to C in f32 and rounded once, where the sum over K stays whole.
-  const std::uint32_t sums = p.accumulate && p.output != DType::f32 ? kWholeSums : kSumsInF32;
+  if (p.accumulate && p.output != DType::f32) return add_to_half(ctx, a, b, c, options);
   const Stream queue = stream(ctx.device());
   const std::lock_guard lock(mutex());
   Library& l = library(ctx.device());
   auto known = l.plans.find(p);
   if (known == l.plans.end()) {
     if (l.plans.size() >= kMostPlans) l.plans.clear();
-    known = l.plans.emplace(p, make_plans(l, p, sums, 1).front()).first;
+    known = l.plans.emplace(p, make_plans(l, p, kSumsInF32, 1).front()).first;
   }
   execute(ctx, queue, l.handle, known->second, p, a, b, c);
 }

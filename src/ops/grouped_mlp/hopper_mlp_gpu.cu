@@ -1,7 +1,6 @@
 #include "ops/grouped_mlp/hopper_mlp_gpu.h"
 
 #include <algorithm>
-#include <limits>
 #include <map>
 #include <mutex>
 
@@ -80,25 +79,11 @@ CUtensorMap weights_map(const Tensor& weights, int box_rows) { return tensor_map
 PairRows pair_rows(const RowPair& pair, const Tensor& index) {
   const std::int64_t row_bytes = pair.local.dim(1) * static_cast<std::int64_t>(size_of(pair.local.dtype()));
   const std::int64_t local_rows = pair.local.dim(0);
-  constexpr std::int64_t kUnit = PairRows::kUnitBytes;
-  const auto local = reinterpret_cast<std::int64_t>(pair.local.raw());
-  const auto rows_of_remote = pair.remote.defined() ? reinterpret_cast<std::int64_t>(pair.remote.raw()) : local;
-  const std::int64_t origin = std::min(local, rows_of_remote);
-  XMOE_CHECK(local % kUnit == 0 && rows_of_remote % kUnit == 0 && row_bytes % kUnit == 0,
-             "rows of {} bytes must begin at multiples of {} bytes, as those of arenas do", row_bytes, kUnit);
-  XMOE_CHECK((std::max(local, rows_of_remote) - origin) / kUnit <= std::numeric_limits<std::int32_t>::max(),
-             "local and remote rows lie too far apart");
-  const std::int64_t remote = rows_of_remote - local_rows * row_bytes;
-  const auto units = [&](std::int64_t address) { return static_cast<std::uint32_t>((address - origin) / kUnit); };
-  return {.local = reinterpret_cast<char*>(local),
-          .remote = reinterpret_cast<char*>(remote),
-          .index = index.defined() ? index.data<std::int32_t>() : nullptr,
-          .local_rows = static_cast<int>(local_rows),
-          .row_bytes = static_cast<int>(row_bytes),
-          .origin = reinterpret_cast<char*>(origin),
-          .local_units = units(local),
-          .remote_units = units(remote),  // modulo 2^32, as what is added to it
-          .row_units = static_cast<std::uint32_t>(row_bytes / kUnit)};
+  char* const remote = pair.remote.defined() ? static_cast<char*>(pair.remote.raw()) : nullptr;
+  return {static_cast<char*>(pair.local.raw()),
+          reinterpret_cast<char*>(reinterpret_cast<std::intptr_t>(remote) - local_rows * row_bytes),
+          index.defined() ? index.data<std::int32_t>() : nullptr, static_cast<int>(local_rows),
+          static_cast<int>(row_bytes)};
 }
 
 Experts experts_of(std::span<const std::int64_t> per_expert) {

@@ -126,19 +126,11 @@ struct PairRows {
   const std::int32_t* index;  // null: in order, all local
   int local_rows;
   int row_bytes;
-  // The same in units of kUnitBytes, counted from the origin, so that an address of either is one word.
-  char* origin;
-  std::uint32_t local_units, remote_units, row_units;
-
-  static constexpr int kUnitBytes = 64;
 
   __device__ int index_of(int r) const { return index == nullptr ? r : __ldg(index + r); }
   __device__ char* row_at(int i) const {
     char* const matrix = i < local_rows ? local : remote;
     return matrix + static_cast<std::int64_t>(i) * row_bytes;
-  }
-  __device__ std::uint32_t unit_at(int i) const {
-    return (i < local_rows ? local_units : remote_units) + static_cast<std::uint32_t>(i) * row_units;
   }
 };
 
@@ -177,8 +169,8 @@ class RowGather {
 };
 
 // Loads by index of an operand whose terms are rows (transposed): kColumns of 64 rows, in blocks of 64
-// columns. A warp copies one or two rows at a time, of the sixteen that are its own; lane l keeps the place of
-// the l-th. The tensor cores wait for this loop: a copy is a shuffle, a product for the address and the copy.
+// columns. A warp copies one or two rows at a time, of the sixteen that are its own; lane l keeps the address
+// of the l-th.
 template <int kColumns>
 class TermGather {
   static constexpr int kPieces = kColumns / 8;  // of 16 bytes in a row
@@ -186,8 +178,6 @@ class TermGather {
   static constexpr int kRowsAtOnce = kRowsOfWarp * kWarpgroup / kWarpSize;
   static constexpr int kCopies = kDepth / kRowsAtOnce;
   static_assert(kCopies * kRowsOfWarp == 16);
-  static constexpr int kPeriod = 8;  // rows after which the swizzle repeats itself
-  static constexpr int kPhases = kPeriod / kRowsAtOnce;
 
  public:
   __device__ TermGather(const PairRows& rows, int first, int end, int column)
@@ -198,36 +188,25 @@ class TermGather {
     kept_row_ = warp * kRowsOfWarp + kept % kRowsOfWarp + kept / kRowsOfWarp * kRowsAtOnce;
     row_ = warp * kRowsOfWarp + lane / kPieces;
     const int piece = lane % kPieces;
-#pragma unroll
-    for (int k = 0; k < kPhases; ++k)
-      place_[k] = piece / 8 * kBlockBytes + swizzled(row_ + k * kRowsAtOnce, piece % 8);
-    const int column_bytes = 2 * column + piece * 16;
-    inside_ = column_bytes < rows.row_bytes;
-    from_ = rows.origin + column_bytes;
+    block_ = piece / 8 * kBlockBytes;
+    piece_ = piece % 8;
+    column_bytes_ = 2 * column + piece * 16;
+    inside_ = column_bytes_ < rows.row_bytes;
     fetch();
   }
   // Rows from the end on are zeros, so that whatever the other operand holds there adds nothing.
   __device__ void load(std::uint32_t to) {
-    const std::uint32_t kept = rows_.unit_at(index_);
-    const int left = end_ - next_;
+    const auto kept = reinterpret_cast<std::uint64_t>(rows_.row_at(index_));
+    const int left = end_ - next_ - row_;
     next_ += kDepth;
     fetch();
-    std::uint32_t places[kPhases];
 #pragma unroll
-    for (int k = 0; k < kPhases; ++k) places[k] = to + place_[k];
-    const auto copy = [&](int i, int bytes) {
+    for (int i = 0; i < kCopies; ++i) {
       const int lane = i * kRowsOfWarp + static_cast<int>(threadIdx.x) % kWarpSize / kPieces;
-      const std::uint64_t unit = __shfl_sync(0xFFFFFFFFU, kept, lane);
+      const std::uint64_t from = __shfl_sync(0xFFFFFFFFU, kept, lane);
       if (inside_)
-        copy_16(places[i % kPhases] + i / kPhases * (kPeriod * kRowBytes), from_ + unit * PairRows::kUnitBytes,
-                bytes);
-    };
-    if (left >= kDepth) {
-#pragma unroll
-      for (int i = 0; i < kCopies; ++i) copy(i, 16);
-    } else {
-#pragma unroll
-      for (int i = 0; i < kCopies; ++i) copy(i, row_ + i * kRowsAtOnce < left ? 16 : 0);
+        copy_16(to + block_ + swizzled(row_ + i * kRowsAtOnce, piece_),
+                reinterpret_cast<const char*>(from) + column_bytes_, i * kRowsAtOnce < left ? 16 : 0);
     }
   }
 
@@ -237,11 +216,10 @@ class TermGather {
   __device__ void fetch() { index_ = rows_.index_of(min(next_ + kept_row_, end_ - 1)); }
 
   const PairRows& rows_;
-  const char* from_;  // the lane's columns of the origin
   int next_, end_;
   int kept_row_, index_;
-  int row_;
-  int place_[kPhases];  // in a stage, of the first copies
+  int row_, block_, piece_;
+  int column_bytes_;
   bool inside_;
 };
 

@@ -41,16 +41,18 @@ __device__ void load_tiles(const WeightProductParameters& p, Ring ring) {
     const int blocks = min(kOrderedColumns, width - ordered) / kDepth;
     TermGather<kGatheredColumns> gather(p.gathered, begin, end, gathered);
     const int stages = (end - begin + kDepth - 1) / kDepth;
-    // The tile of dW, if the consumers will add to it, a row of it a thread: so that they find it in the L2 cache.
+    // The tile of dW, if the consumers will add to it: a row of it a thread, spread over the stages, so that
+    // the additions find it in the L2 cache.
     const int thread = static_cast<int>(threadIdx.x);
     const int dw_row = tile.row_block * kRows + thread;
     const int dw_column = tile.column_block * kColumns;
     const float* const dw =
         p.dw + (static_cast<std::int64_t>(tile.expert) * p.rows + dw_row) * p.columns + dw_column;
-    if (p.add && dw_row < p.rows)
-      prefetch_bytes(dw, min(kColumns, p.columns - dw_column) * static_cast<int>(sizeof(float)));
+    const int dw_stage = p.add && dw_row < p.rows ? thread * stages / kRows : stages;
     for (int s = 0; s < stages; ++s) {
       const int row = begin + s * kDepth;
+      if (s == dw_stage)
+        prefetch_bytes(dw, min(kColumns, p.columns - dw_column) * static_cast<int>(sizeof(float)));
       ring.wait_empty();
       const std::uint32_t full = ring.full(ring.stage());
       if (threadIdx.x == 0) {

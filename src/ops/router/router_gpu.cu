@@ -14,6 +14,7 @@
 #include <array>
 
 #include "device/gpu.h"
+#include "ops/elementwise/elementwise_gpu.h"
 #include "ops/gemm/gemm_gpu.h"
 #include "ops/gpu_rows.h"
 
@@ -136,8 +137,9 @@ void router_backward(const Context& ctx, const Tensor& dlogits, const Tensor& x,
     sum_parts<true>(ctx, parts, w.dim(1), w.numel(), dw);
   }
   const ArenaScope scope(ctx.workspace);
-  gpu::gemm(ctx, split_beside(ctx, dlogits, {0, 1, 0}), split_below(ctx, w, {0, 0, 1}), dx,
-            {.a = Transpose::no, .b = Transpose::no, .accumulate = true});
+  const Tensor product = ctx.workspace.tensor(DType::f32, dx.shape());
+  gpu::gemm(ctx, split_beside(ctx, dlogits, {0, 1, 0}), split_below(ctx, w, {0, 0, 1}), product, {});
+  gpu::add(ctx, dx, product, dx);
 }
 
 }  // namespace xmoe::gpu
