@@ -10,7 +10,7 @@ namespace xmoe::gpu {
 namespace {
 
 // Few, so that 4,096 tokens keep a GPU busy; fixed, so that sums do not depend on the GPU.
-constexpr int kTokensOfBlock = 32;
+constexpr int kTokensOfBlock = 16;
 
 // A score and its index in one integer, as on the CPU: greater means chosen earlier, NaN comes last, equal
 // scores by the lower index. Never 0, which marks a taken or excluded entry.
@@ -178,7 +178,7 @@ __global__ void forward_kernel(RoutingOptions o, const float* logits, const floa
 // Sums the blocks in order: a block takes kColumns experts (the one behind the last is z), its kGroups groups
 // of threads a share of the blocks each.
 constexpr int kColumns = 32;
-constexpr int kGroups = 8;
+constexpr int kGroups = 32;
 __global__ void totals_kernel(const float* block_probs, const std::int32_t* block_counts,
                               const double* block_z, std::int64_t blocks, int experts, float* prob_sums,
                               std::int64_t* counts, float* z_sum) {
