@@ -26,6 +26,7 @@ constexpr std::size_t kNameShown = 110;
 
 std::mutex mutex;
 std::vector<xmoe::Activity> activities;
+std::size_t dropped = 0;  // records, for want of memory
 
 // Says what failed, and leaves the program alone.
 bool succeeded(CUptiResult result, const char* what) {
@@ -67,8 +68,11 @@ void keep(const CUpti_Activity* record) {
   }
 }
 
-void CUPTIAPI take_buffer(CUcontext, std::uint32_t, std::uint8_t* buffer, std::size_t, std::size_t valid) {
+void CUPTIAPI take_buffer(CUcontext context, std::uint32_t stream, std::uint8_t* buffer, std::size_t,
+                          std::size_t valid) {
   const std::lock_guard lock(mutex);
+  std::size_t lost = 0;
+  if (cuptiActivityGetNumDroppedRecords(context, stream, &lost) == CUPTI_SUCCESS) dropped += lost;
   CUpti_Activity* record = nullptr;
   while (cuptiActivityGetNextRecord(buffer, valid, &record) == CUPTI_SUCCESS) keep(record);
   std::free(buffer);
@@ -109,6 +113,7 @@ void report() {
              "  share   total ms    calls  mean us  what\n",
              static_cast<double>(t.span) * kMs, 100.0 * t.idle_share(), t.gaps,
              static_cast<double>(t.longest_gap) * kMs);
+  if (dropped > 0) fmt::print(stderr, "  {} records are missing: busy time is too low\n", dropped);
   for (std::size_t i = 0; i < std::min(kEntriesShown, t.entries.size()); ++i) {
     const xmoe::TimelineEntry& e = t.entries[i];
     const auto total = static_cast<double>(e.total);

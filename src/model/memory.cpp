@@ -4,6 +4,7 @@
 
 #include "moe/pft.h"
 #include "ops/attention/attention.h"
+#include "ops/cross_entropy/cross_entropy_gpu.h"
 
 namespace xmoe {
 
@@ -76,7 +77,7 @@ class Plan {
  private:
   // What cuBLASLt is given for one product.
   static constexpr std::size_t kProducts = std::size_t{64} << 20;
-  // Rows of the loss whose logits exist at a time, at most.
+  // Rows of the loss whose logits exist at a time on the CPU, at most.
   static constexpr std::int64_t kLossRows = 4096;
 
   std::int64_t qkv_width() const { return (c_.heads + 2 * c_.kv_heads) * c_.head_dim / tp_; }
@@ -173,14 +174,13 @@ class Plan {
     return std::max({sum.total, shared.total, router}) + choice;
   }
   std::size_t loss() const {
-    const std::int64_t rows = std::min(kLossRows, all_);
     const std::int64_t words = c_.vocabulary / tp_;
-    return Bytes{gathered()}
-        .add(dtype_, own_ * c_.hidden)
-        .add(DType::f32, own_ * 2 + all_ * 2)
-        .add(DType::f32, rows * words)
-        .add(dtype_, rows * words)
-        .total;
+    const auto logits = [&](std::int64_t rows) {
+      return Bytes{}.add(DType::f32, rows * words).add(dtype_, rows * words).total;
+    };
+    constexpr auto kChunk = static_cast<std::size_t>(gpu::kChunkBytes);
+    return Bytes{gathered()}.add(dtype_, own_ * c_.hidden).add(DType::f32, own_ * 2 + all_ * 2).total +
+           (gpu_ ? std::min(logits(all_), kChunk) : logits(std::min(kLossRows, all_)));
   }
 
   static std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
