@@ -5,6 +5,7 @@
 #include "moe/pft.h"
 #include "ops/attention/attention.h"
 #include "ops/cross_entropy/cross_entropy_gpu.h"
+#include "ops/gemm/gemm_gpu.h"
 
 namespace xmoe {
 
@@ -75,8 +76,8 @@ class Plan {
   }
 
  private:
-  // What cuBLASLt is given for one product.
-  static constexpr std::size_t kProducts = std::size_t{64} << 20;
+  // For one product at a time, and as much for small arrays of the routing and the loss.
+  static constexpr std::size_t kProducts = 2 * gpu::kProductWorkspace;
   // Rows of the loss whose logits exist at a time on the CPU, at most.
   static constexpr std::int64_t kLossRows = 4096;
 

@@ -108,10 +108,10 @@ void Optimizer::add_state(const Parameter& p) {
 
 double Optimizer::gradient_norm(const Context& ctx, double loss_scale) {
   // Every element of the model is in the own part of one rank of the world, whoever else holds it.
+  std::vector<Tensor> own;
   double squares = 0.0;
   {
     const profile::Scope scope(profile::Activity::optimizer);
-    std::vector<Tensor> own;
     for (const Bucket& b : reduction_.buckets())
       own.push_back(part(parameters_.groups()[b.group].gradients, b.own));
     squares = sum_of_squares(ctx, own);

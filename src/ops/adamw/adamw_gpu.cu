@@ -3,6 +3,8 @@
 // 8 of each 16-bit one, or one where memory is not aligned for that. No shared memory.
 #include "ops/adamw/adamw_gpu.h"
 
+#include <cmath>
+
 #include "base/rng.h"
 #include "base/split_float.h"
 #include "device/gpu.h"
@@ -14,7 +16,6 @@ namespace xmoe::gpu {
 namespace {
 
 constexpr int kElements = 4;
-constexpr float kLeastVariance = 1e-37F;  // its root is far below any epsilon
 
 // The 16 bits of element i, and their place in the words that hold them.
 template <int N, typename T>
@@ -66,10 +67,11 @@ __device__ void update(const AdamWFactors& f, const float* grad, T* value, std::
     const float scaled = __fmul_rn(f.grad_scale, g[i]);
     first[i] = __fmaf_rn(f.beta1, first[i], __fmul_rn(f.one_minus_beta1, scaled));
     second[i] = __fmaf_rn(f.beta2, second[i], __fmul_rn(f.one_minus_beta2, __fmul_rn(scaled, scaled)));
-    // Exact to two units of the last place, where the exact root and quotient would take half of the kernel's
-    // instructions. The bound keeps 0 from becoming 0 times infinity.
-    const float variance = fmaxf(__fmul_rn(second[i], f.v_correction), kLeastVariance);
-    const float root = __fmul_rn(variance, rsqrtf(variance));
+    // Root and quotient err by two units of the last place each; exact ones would take half of the kernel's
+    // instructions. 0, infinity and NaN are their own roots.
+    const float variance = __fmul_rn(second[i], f.v_correction);
+    const float root =
+        0.0F < variance && variance < INFINITY ? __fmul_rn(variance, rsqrtf(variance)) : variance;
     const float direction = __fdividef(__fmul_rn(first[i], f.m_correction), __fadd_rn(root, f.epsilon));
     w[i] = __fmaf_rn(-f.learning_rate, __fmaf_rn(f.weight_decay, w[i], direction), w[i]);
     if constexpr (std::is_same_v<M, bf16> || std::is_same_v<V, bf16>)

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 
 #include "base/split_float.h"
 #include "support/device_test.h"
@@ -111,6 +112,26 @@ void check_steps(const Device& device, const Types& types, std::int64_t count) {
       }
     });
   EXPECT_OK(compare(s.value, rounded, Tolerance{}, "value"));
+}
+
+// Gradients whose squares vanish or overflow, and a moment that did so before: no weight becomes NaN.
+TEST_P(AdamW, ExtremesAreThoseOfTheCpu) {
+  const std::vector<double> gradients = {0.0, 1e-30, 1e-22, 1e-12, 1e18, 1e19, 1e20, 1.0};
+  const auto count = static_cast<std::int64_t>(gradients.size());
+  AdamWOptions o;
+  o.weight_decay = 0.1;
+  State on_cpu({}, {}, count);
+  State on_device(device(), {}, count);
+  for (State* s : {&on_cpu, &on_device}) {
+    from_doubles(gradients, s->grad);
+    from_doubles(std::vector<double>{std::numeric_limits<double>::infinity()}, s->v.slice(count - 1, count));
+    for (int step = 1; step <= 3; ++step) {
+      o.step = step;
+      s->step(o);
+    }
+  }
+  for (const double w : to_doubles(on_device.value)) EXPECT_TRUE(std::isfinite(w));
+  EXPECT_OK(compare(on_device.value, to_doubles(on_cpu.value), tolerance_for(DType::f32, 1), "weights"));
 }
 
 TEST_P(AdamW, AgreesWithTheReference) {

@@ -18,13 +18,14 @@ namespace {
 constexpr FaultKind kOutsideVocabulary{
     "target {value} of row {position} is outside the vocabulary of {bound}", true};
 
-// The most threads of a row. Few rows are then under way at a time, so that the second reading of them finds
-// them in the cache.
+// The most threads of a row: enough reads under way in two blocks of a multiprocessor, each with registers
+// for a pack.
 constexpr int kRowThreads = 512;
-// Blocks of a multiprocessor: while one waits at a barrier, another reads.
+// Blocks of a multiprocessor: while one waits at a barrier, another reads. Not more, so that what is read
+// again is still in the second cache.
 constexpr int kRowBlocks = 2;
-// Of a row's logits in shared memory: two such blocks fit a multiprocessor of Hopper, one fits that of
-// Ampere.
+// Of a row's logits in shared memory. Two such blocks fit a multiprocessor of Hopper, one that of Ampere,
+// which was not measured; AMD's multiprocessors have less.
 constexpr std::size_t kKeptBytes = std::size_t{96} << 10;
 // Chunks of whole tiles of the products' rows.
 constexpr std::int64_t kRowMultiple = 128;
@@ -72,7 +73,7 @@ class Kept {
   static constexpr int kTogether = N % 4 == 0 ? 4 : 1;  // what a thread accesses at once, without conflicts
 
  public:
-  __device__ Kept(float* memory, int packs) : memory_(memory + threadIdx.x * kTogether), packs_(packs) {}
+  __device__ Kept(float* memory, int packs) : memory_(memory), packs_(packs) {}
 
   __device__ void put(int pack, const float (&x)[N]) const {
     if (pack >= packs_) return;
@@ -98,7 +99,8 @@ class Kept {
 
  private:
   __device__ float* place(int pack, int i) const {
-    return memory_ + (pack * N + i) * static_cast<int>(blockDim.x);
+    return memory_ + (pack * N + i) * static_cast<int>(blockDim.x) +
+           static_cast<int>(threadIdx.x) * kTogether;
   }
 
   float* memory_;

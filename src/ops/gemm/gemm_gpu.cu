@@ -21,9 +21,8 @@ namespace xmoe::gpu {
 
 namespace {
 
-// What the vendor advises for Hopper; more rarely finds a faster algorithm.
-constexpr std::size_t kMostWorkspace = std::size_t{32} << 20;
 constexpr std::size_t kWorkspaceAlignment = 256;  // what the library insists on, and arenas do not give
+constexpr std::size_t kMostWorkspace = kProductWorkspace - kWorkspaceAlignment;
 // Vectors and bulk copies need no wider alignment.
 constexpr std::uintptr_t kWidestAlignment = 16;
 // Experts receive other numbers of rows at every step: when this many shapes are known (some 6 MB; one that
@@ -188,7 +187,7 @@ void execute(const Context& ctx, Stream stream, cublasLtHandle_t handle, Plan pl
   const ArenaScope scope(ctx.workspace);
   // The most, whatever the plan takes: experts' products have other shapes at every step, and the arena would
   // grow when one of them needs more than any before.
-  std::size_t space = kMostWorkspace + kWorkspaceAlignment;
+  std::size_t space = kProductWorkspace;
   void* workspace = ctx.workspace.allocate(space);
   std::align(kWorkspaceAlignment, kMostWorkspace, workspace, space);
   check(cublasLtMatmul(handle, &plan.operation, &one, b.raw(), &plan.b, a.raw(), &plan.a, &kept, c.raw(),

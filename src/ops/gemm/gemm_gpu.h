@@ -7,6 +7,10 @@
 
 namespace xmoe::gpu {
 
+// What a product takes of the workspace, whatever its shape: what the vendor advises for Hopper, where more
+// rarely finds a faster algorithm.
+inline constexpr std::size_t kProductWorkspace = std::size_t{32} << 20;
+
 void gemm(const Context& ctx, const Tensor& a, const Tensor& b, const Tensor& c, const GemmOptions& options);
 
 // The product by each of the algorithms that the library puts first for it, also those that gemm passes over:

@@ -16,12 +16,14 @@ Comparison check_both(const GroupedMlpSizes& sizes, const std::string& name, con
   return c;
 }
 
-// The same for the dtypes that tensor cores have kernels for: either with one of the two, since finite
-// differences of so many rows take seconds.
+// The same for the dtypes that tensor cores have kernels for: either with one of the two, by the activation,
+// since finite differences of so many rows take seconds.
 Comparison check_halves(const GroupedMlpSizes& sizes, const std::string& name, const Device& device) {
   const OpCase added = grouped_mlp_case(sizes, Accumulation::add, name);
   const OpCase written = grouped_mlp_case(sizes, Accumulation::write, name);
-  for (const auto& [op, dtype] : {std::pair{&added, DType::bf16}, std::pair{&written, DType::f16}}) {
+  const bool gelu = sizes.activation == Activation::gelu;
+  for (const auto& [op, dtype] : {std::pair{&added, gelu ? DType::bf16 : DType::f16},
+                                  std::pair{&written, gelu ? DType::f16 : DType::bf16}}) {
     Comparison c = check_forward(*op, dtype, device);
     if (c.ok) c = check_backward(*op, dtype, device);
     if (c.ok) c = check_repeated(*op, dtype, device);

@@ -12,7 +12,7 @@ namespace xmoe {
 double sum(const Context& ctx, const Tensor& x);  // any shape, f32
 double sum_of_squares(const Context& ctx,
                       const Tensor& x);  // any shape, f32; not finite if any element is not
-// Over all of them; on a GPU the host waits once.
+// Over all elements of all of them, likewise; on a GPU the host waits once.
 double sum_of_squares(const Context& ctx, std::span<const Tensor> tensors);
 
 }  // namespace xmoe

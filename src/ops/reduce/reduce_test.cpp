@@ -34,6 +34,21 @@ TEST_P(Reduce, AgreesWithTheReference) {
   }
 }
 
+TEST_P(Reduce, SumsSeveralTensors) {
+  Arena arena(device(), MemoryTag::workspace);
+  const Context ctx{arena};
+  const Tensor x = arena.tensor(DType::f32, {70'001});
+  const Tensor y = arena.tensor(DType::f32, {40'000});
+  fill_random(x, normal(), Rng(1, "x"));
+  fill_random(y, normal(), Rng(1, "y"));
+  const Tensor odd = x.slice(1, 70'001);  // not aligned for wide accesses
+  const Tensor tensors[] = {odd, x.slice(0, 0), y, Tensor{}};
+  const double expected = sum_of_squares(ctx, odd) + sum_of_squares(ctx, y);
+  EXPECT_NEAR(sum_of_squares(ctx, tensors), expected, 1e-12 * expected);
+  from_doubles(std::vector<double>{std::numeric_limits<double>::quiet_NaN()}, y.slice(39'999, 40'000));
+  EXPECT_FALSE(std::isfinite(sum_of_squares(ctx, tensors)));
+}
+
 TEST_P(Reduce, IsTheSameForAnyNumberOfThreads) {
   Arena arena(device(), MemoryTag::workspace);
   const Context ctx{arena};

@@ -23,10 +23,11 @@ namespace xmoe::gpu {
 namespace {
 
 constexpr int kParts = 3;
-// Places of parts, filled up with zeros: rows that begin on no 16 bytes slow the products down several times.
-std::int64_t places(std::int64_t experts) { return ceil_div(kParts * experts, kPack) * kPack; }
 using Parts = std::array<int, kParts>;  // which part of the numbers stands in each place, 0 the highest
 constexpr Parts kAll = {0, 1, 2};
+
+// Places of parts, filled up with zeros: rows that begin on no 16 bytes slow the products down several times.
+std::int64_t places(std::int64_t experts) { return ceil_div(kParts * experts, kPack) * kPack; }
 
 // A thread per number. Bound by bytes.
 __global__ void split_kernel(const float* from, std::int64_t count, std::int64_t columns, int first,

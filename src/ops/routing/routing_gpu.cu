@@ -179,9 +179,9 @@ __global__ void forward_kernel(RoutingOptions o, const float* logits, const floa
 // of threads a share of the blocks each.
 constexpr int kColumns = 32;
 constexpr int kGroups = 32;
-__global__ void totals_kernel(const float* block_probs, const std::int32_t* block_counts,
-                              const double* block_z, std::int64_t blocks, int experts, float* prob_sums,
-                              std::int64_t* counts, float* z_sum) {
+__global__ void __launch_bounds__(kColumns* kGroups)
+    totals_kernel(const float* block_probs, const std::int32_t* block_counts, const double* block_z,
+                  std::int64_t blocks, int experts, float* prob_sums, std::int64_t* counts, float* z_sum) {
   __shared__ double sums[kGroups][kColumns];
   __shared__ long long numbers[kGroups][kColumns];
   const int e = static_cast<int>(blockIdx.x) * kColumns + static_cast<int>(threadIdx.x);
