@@ -57,13 +57,15 @@ cuda:  ## build build-cuda/xmoe, which runs on NVIDIA GPUs too (needs the CUDA t
 	$(CONFIGURE) -B $(CUDA) -DCMAKE_BUILD_TYPE=Release -DXMOE_CUDA=ON $(CMAKE_FLAGS)
 	cmake --build $(CUDA) --target xmoe -j $(JOBS)
 
-test-cuda: cuda  ## run the tests that use a GPU; fails where there is none
+test-cuda:  ## run the tests that use a GPU; fails where there is none
+	@nvidia-smi -L || test -e /dev/nvidia0 || { echo "make test-cuda: this machine has no GPU, or no driver for it"; exit 1; }
+	$(MAKE) cuda
 	cmake --build $(CUDA) --target unit_tests distributed_collectives_test distributed_test killed_collective -j $(JOBS)
 	XMOE_REQUIRE_GPU=1 tools/run_tests.sh $(CUDA) -R '[/_]gpu$$' --no-tests=error
 
 bench-cuda: cuda  ## measure the kernels against copies within the GPU and the vendor's products; writes build-cuda/bench.json
 	cmake --build $(CUDA) --target xmoe_bench xmoe_gpu_timeline -j $(JOBS)
-	$(CUDA)/xmoe_bench --device gpu --json $(CUDA)/bench.json $(GPU_BENCHMARKS)
+	$(CUDA)/xmoe_bench --device cuda --json $(CUDA)/bench.json $(GPU_BENCHMARKS)
 
 lint:  ## check format, clang-tidy and the rules of the house
 	tools/install_dependencies.sh build test lint

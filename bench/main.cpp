@@ -16,8 +16,8 @@ bool chosen(const std::string& name, const std::vector<std::string>& filters) {
          });
 }
 
-xmoe::Device device_called(const std::string& name) {
-  if (name == "cpu") return {};
+xmoe::Device device_called(const std::string& name, bool list) {
+  if (name == "cpu" || list) return {};
   const xmoe::Device gpu{xmoe::Device::Kind::gpu, 0};
   if (const std::string reason = xmoe::why_unusable(gpu); !reason.empty()) xmoe::fail("{}", reason);
   return gpu;
@@ -27,7 +27,7 @@ void run(const std::vector<std::string>& filters, const std::string& device, con
          bool list) {
   auto all = xmoe::benchmarks();
   std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
-  xmoe::Bench bench(device_called(device));
+  xmoe::Bench bench(device_called(device, list));
   bool any = false;
   for (const auto& benchmark : all) {
     if (!chosen(benchmark.name, filters)) continue;
@@ -52,8 +52,8 @@ int main(int argc, char** argv) {
   bool list = false;
   app.add_option("name", filters, "Run those whose names contain one of these words (default: all)");
   app.add_option("--json", json, "Write the rows to this file as a list of objects");
-  app.add_option("--device", device, "Run those of ops on cpu (the default) or gpu")
-      ->check(CLI::IsMember({"cpu", "gpu"}));
+  app.add_option("--device", device, "Run them on cpu (the default) or cuda")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
   app.add_flag("--list", list, "Print the names and run nothing");
   CLI11_PARSE(app, argc, argv);
   try {

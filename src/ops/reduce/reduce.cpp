@@ -13,9 +13,7 @@ double sum(const Context& ctx, const Tensor& x) {
   fail_not_built("sum", ctx.device());
 }
 
-double sum_of_squares(const Context& ctx, const Tensor& x) {
-  return sum_of_squares(ctx, std::span(&x, 1));
-}
+double sum_of_squares(const Context& ctx, const Tensor& x) { return sum_of_squares(ctx, std::span(&x, 1)); }
 
 double sum_of_squares(const Context& ctx, std::span<const Tensor> tensors) {
   for (const Tensor& x : tensors) check_dtype(x, DType::f32, "x");
