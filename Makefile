@@ -58,7 +58,7 @@ cuda:  ## build build-cuda/xmoe, which runs on NVIDIA GPUs too (needs the CUDA t
 	cmake --build $(CUDA) --target xmoe -j $(JOBS)
 
 test-cuda:  ## run the tests that use a GPU; fails where there is none
-	@nvidia-smi -L || test -e /dev/nvidia0 || { echo "make test-cuda: this machine has no GPU, or no driver for it"; exit 1; }
+	@nvidia-smi -L 2>/dev/null || test -e /dev/nvidia0 || { echo "make test-cuda: this machine has no GPU, or no driver for it"; exit 1; }
 	$(MAKE) cuda
 	cmake --build $(CUDA) --target unit_tests distributed_collectives_test distributed_test killed_collective -j $(JOBS)
 	XMOE_REQUIRE_GPU=1 tools/run_tests.sh $(CUDA) -R '[/_]gpu$$' --no-tests=error
