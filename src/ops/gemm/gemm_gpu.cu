@@ -21,8 +21,7 @@ namespace xmoe::gpu {
 
 namespace {
 
-constexpr std::size_t kWorkspaceAlignment = 256;  // what the library insists on, and arenas do not give
-constexpr std::size_t kMostWorkspace = kProductWorkspace - kWorkspaceAlignment;
+constexpr std::size_t kMostWorkspace = kProductWorkspace - kProductAlignment;
 // Vectors and bulk copies need no wider alignment.
 constexpr std::uintptr_t kWidestAlignment = 16;
 // Experts receive other numbers of rows at every step: when this many shapes are known (some 6 MB; one that
@@ -189,7 +188,7 @@ void execute(const Context& ctx, Stream stream, cublasLtHandle_t handle, Plan pl
   // grow when one of them needs more than any before.
   std::size_t space = kProductWorkspace;
   void* workspace = ctx.workspace.allocate(space);
-  std::align(kWorkspaceAlignment, kMostWorkspace, workspace, space);
+  std::align(kProductAlignment, kMostWorkspace, workspace, space);
   check(cublasLtMatmul(handle, &plan.operation, &one, b.raw(), &plan.b, a.raw(), &plan.a, &kept, c.raw(),
                        &plan.c, c.raw(), &plan.c, &plan.algorithm, workspace, plan.workspace, stream),
         "computing", p);

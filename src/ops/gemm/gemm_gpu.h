@@ -7,9 +7,10 @@
 
 namespace xmoe::gpu {
 
-// What a product takes of the workspace, whatever its shape: what the vendor advises for Hopper, where more
-// rarely finds a faster algorithm.
-inline constexpr std::size_t kProductWorkspace = std::size_t{32} << 20;
+// What a product takes of the workspace, whatever its shape: the 32 MiB that the vendor advises for Hopper,
+// where more rarely finds a faster algorithm, and what aligning them may cost.
+inline constexpr std::size_t kProductAlignment = 256;  // which the library insists on, and arenas do not give
+inline constexpr std::size_t kProductWorkspace = (std::size_t{32} << 20) + kProductAlignment;
 
 void gemm(const Context& ctx, const Tensor& a, const Tensor& b, const Tensor& c, const GemmOptions& options);
 
