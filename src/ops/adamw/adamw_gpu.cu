@@ -67,8 +67,8 @@ __device__ void update(const AdamWFactors& f, const float* grad, T* value, std::
     const float scaled = __fmul_rn(f.grad_scale, g[i]);
     first[i] = __fmaf_rn(f.beta1, first[i], __fmul_rn(f.one_minus_beta1, scaled));
     second[i] = __fmaf_rn(f.beta2, second[i], __fmul_rn(f.one_minus_beta2, __fmul_rn(scaled, scaled)));
-    // Root and quotient err by two units of the last place each; exact ones would take half of the kernel's
-    // instructions. 0, infinity and NaN are their own roots.
+    // Root and quotient err by two units of the last place each; exact ones take many steps, which hold the
+    // kernel up when a GPU at its power limit lowers its clock. 0, infinity and NaN are their own roots.
     const float variance = __fmul_rn(second[i], f.v_correction);
     const float root =
         0.0F < variance && variance < INFINITY ? __fmul_rn(variance, rsqrtf(variance)) : variance;
