@@ -18,6 +18,11 @@
 #define XMOE_GPU_NAME(name) cuda##name
 #endif
 
+// Defined in code for Hopper's own instructions (sm_90a). Kernels that need them are empty elsewhere.
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define XMOE_HOPPER_CODE
+#endif
+
 #include <cstddef>
 #include <cstdint>
 #include <cstring>

@@ -138,7 +138,7 @@ __device__ void multiply_tiles(const typename Product::Parameters& p, Ring ring)
 template <typename Product>
 __global__ void __launch_bounds__(kThreads, 1)
     row_product_kernel(const __grid_constant__ typename Product::Parameters p) {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#if defined(XMOE_HOPPER_CODE)
   extern __shared__ char shared[];
   Ring ring((shared_address(shared) + 1023) & ~1023U);
   if (threadIdx.x == 0) ring.init(Product::kGathered ? 1 + kWarpgroup : 1);

@@ -111,7 +111,7 @@ __device__ void multiply_tiles(const WeightProductParameters& p, Ring ring) {
 template <typename T, bool kGatheredLeft>  // which operand comes by index
 __global__ void __launch_bounds__(kThreads, 1)
     weight_product_kernel(const __grid_constant__ WeightProductParameters p) {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#if defined(XMOE_HOPPER_CODE)
   extern __shared__ char shared[];
   Ring ring((shared_address(shared) + 1023) & ~1023U);
   if (threadIdx.x == 0) ring.init(1 + kWarpgroup);
