@@ -23,11 +23,11 @@ xmoe::Device device_called(const std::string& name, bool list) {
   return gpu;
 }
 
-void run(const std::vector<std::string>& filters, const std::string& device, const std::string& json,
-         bool list) {
+void run(const std::vector<std::string>& filters, const std::string& shape, const std::string& device,
+         const std::string& json, bool list) {
   auto all = xmoe::benchmarks();
   std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
-  xmoe::Bench bench(device_called(device, list));
+  xmoe::Bench bench(device_called(device, list), shape);
   bool any = false;
   for (const auto& benchmark : all) {
     if (!chosen(benchmark.name, filters)) continue;
@@ -47,17 +47,24 @@ void run(const std::vector<std::string>& filters, const std::string& device, con
 int main(int argc, char** argv) {
   CLI::App app("Benchmarks of xmoe: figures, the bounds measured beside them, and the share reached.");
   std::vector<std::string> filters;
+  std::string shape;
   std::string json;
   std::string device = "cpu";
   bool list = false;
+  bool bursts = false;
   app.add_option("name", filters, "Run those whose names contain one of these words (default: all)");
+  app.add_option("--shape", shape, "Of moe_layer and grouped_mlp, only shapes whose name contains this");
   app.add_option("--json", json, "Write the rows to this file as a list of objects");
   app.add_option("--device", device, "Run them on cpu (the default) or cuda")
       ->check(CLI::IsMember({"cpu", "cuda"}));
+  app.add_flag(
+      "--bursts", bursts,
+      "On a GPU, pause before each 20 ms of work, so that it is measured cool and at its full clock");
   app.add_flag("--list", list, "Print the names and run nothing");
   CLI11_PARSE(app, argc, argv);
   try {
-    run(filters, device, json, list);
+    if (bursts) xmoe::Bench::measure_bursts();
+    run(filters, shape, device, json, list);
   } catch (const std::exception& error) {
     xmoe::log::write_error(error.what());
     return 1;

@@ -54,7 +54,7 @@ class Exchange {
     if (backward) {
       const ArenaScope scope(workspace_);
       dispatcher_->dispatch(ctx, workspace_, plan_, x_);
-      const RowPair results = dispatcher_->results(workspace_, plan_, x_);
+      const RowPair results = dispatcher_->results(workspace_, plan_, y_);
       dispatcher_->combine(ctx, plan_, results, y_);
       const Tensor dweights = workspace_.zeros(DType::f32, {plan_.expert_rows().total()});
       dispatcher_->return_weights(ctx, plan_, dweights, d_weights_);
@@ -117,7 +117,7 @@ class Exchange {
     const Context ctx{workspace_};
     plan_ = dispatcher_->plan(ctx, saved_, pft_);
     dispatcher_->dispatch(ctx, saved_, plan_, x_);
-    const RowPair results = dispatcher_->results(saved_, plan_, x_);
+    const RowPair results = dispatcher_->results(saved_, plan_, y_);
     dispatcher_->combine(ctx, plan_, results, y_);
   }
   // Rows that this rank sent to other nodes in dispatch and combine together.

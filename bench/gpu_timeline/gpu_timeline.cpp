@@ -4,8 +4,8 @@
 //   CUDA_INJECTION64_PATH=build-cuda/libxmoe_gpu_timeline.so build-cuda/xmoe train ...
 //
 // Counted is the latter half of the time from the first kernel to the last, when a training is past its
-// warm-up; XMOE_TIMELINE_SECONDS=s counts the last s seconds instead. Recording costs the host about a
-// microsecond a launch.
+// warm-up; XMOE_TIMELINE_SECONDS=s counts the last s seconds instead. XMOE_TIMELINE_LAST=n lists the last n
+// kernels and copies in their order too. Recording costs the host about a microsecond a launch.
 #include <cupti.h>
 #include <cxxabi.h>
 #include <fmt/core.h>
@@ -88,6 +88,21 @@ std::string readable(const std::string& mangled) {
   return name.size() <= kNameShown ? name : name.substr(0, kNameShown - 3) + "...";
 }
 
+// When each of the last began, for how long nothing ran before it, and how long it took.
+void list_last(std::vector<xmoe::Activity> all, std::size_t count) {
+  std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.begin < b.begin; });
+  const std::size_t from = all.size() - std::min(count, all.size());
+  fmt::print(stderr, "   begin us    gap us       us  what\n");
+  for (std::size_t i = from; i < all.size(); ++i) {
+    const xmoe::Activity& a = all[i];
+    const std::uint64_t done = i == 0 ? a.begin : all[i - 1].end;
+    fmt::print(stderr, "{:11.1f} {:9.1f} {:8.1f}  {}\n",
+               static_cast<double>(a.begin - all[from].begin) * 1e-3,
+               a.begin > done ? static_cast<double>(a.begin - done) * 1e-3 : 0.0,
+               static_cast<double>(a.end - a.begin) * 1e-3, readable(a.name));
+  }
+}
+
 void report() {
   if (!succeeded(cuptiActivityFlushAll(1), "collecting what was recorded")) return;
   const std::lock_guard lock(mutex);
@@ -106,6 +121,8 @@ void report() {
     const double wanted = std::atof(seconds) * 1e9;
     if (wanted > 0.0) from = last - std::min(last - first, static_cast<std::uint64_t>(wanted));
   }
+  if (const char* count = std::getenv("XMOE_TIMELINE_LAST"))
+    list_last(activities, static_cast<std::size_t>(std::max(0, std::atoi(count))));
   const xmoe::Timeline t = xmoe::summarise(std::move(activities), from, last);
   constexpr double kMs = 1e-6;
   fmt::print(stderr,

@@ -1,9 +1,11 @@
 #include "bench/support/bench.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "base/file.h"
 #include "base/parallel.h"
@@ -14,6 +16,7 @@ namespace xmoe {
 namespace {
 
 constexpr double kTimedSeconds = 0.3;  // long against a time slice of the system, short against a coffee
+constexpr std::chrono::milliseconds kPause{100};  // before a burst: an average power of a few hundred watts
 constexpr std::int64_t kPage = 4096;
 constexpr int kLeastRepeats = 3;  // the fewest that have a median apart from their extremes
 
@@ -44,7 +47,8 @@ double Bench::seconds(const std::function<void()>& call, const Device& device) {
   synchronize(device);
   // Calls of a few microseconds are timed in batches, so that reading the clock does not count; nor, on a
   // GPU, waiting for the end of the last, some 10 microseconds.
-  const double least_batch = device.is_cpu() ? 1e-4 : 1e-2;
+  const bool bursts = bursts_ && !device.is_cpu();
+  const double least_batch = device.is_cpu() ? 1e-4 : bursts ? 2e-2 : 1e-2;
   Timer timer;
   call();
   synchronize(device);
@@ -53,6 +57,7 @@ double Bench::seconds(const std::function<void()>& call, const Device& device) {
   std::vector<double> times;
   const Timer total;
   while (static_cast<int>(times.size()) < kLeastRepeats || total.seconds() < kTimedSeconds) {
+    if (bursts) std::this_thread::sleep_for(kPause);
     timer.restart();
     for (int i = 0; i < batch; ++i) call();
     synchronize(device);

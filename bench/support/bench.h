@@ -28,11 +28,18 @@ struct BenchRow {
 
 class Bench {
  public:
-  explicit Bench(const Device& device = {}) : device_(device) {}
+  // Of benchmarks with several large shapes, those whose name contains `shape` are wanted.
+  explicit Bench(const Device& device = {}, std::string shape = {})
+      : device_(device), shape_(std::move(shape)) {}
 
   const Device& device() const { return device_; }
+  bool wants(const std::string& shape) const { return shape.find(shape_) != std::string::npos; }
   // Tokens of a benchmark: enough for all threads, and on a GPU more rows than its caches hold.
   std::int64_t tokens() const { return device_.is_cpu() ? 4096 : 32768; }
+
+  // From now on every measurement on a GPU is of bursts: a pause before each 20 ms of work, so that the GPU
+  // meets them cool and its power limit does not lower its clock. Without, work follows work as in training.
+  static void measure_bursts() { bursts_ = true; }
 
   // Median seconds of a call, the work that it queues on the device included: after warm-up, repeated for
   // about kTimedSeconds.
@@ -58,7 +65,9 @@ class Bench {
  private:
   double copy_seconds(std::int64_t size) const;
 
+  static inline bool bursts_ = false;
   Device device_;
+  std::string shape_;
   std::vector<BenchRow> rows_;
   std::map<std::int64_t, double> copies_;
 };

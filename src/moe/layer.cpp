@@ -17,6 +17,8 @@ std::int64_t counted_here(std::int64_t dropped, const Communicator* group) {
   return dropped * (group->rank() + 1) / group->size() - dropped * group->rank() / group->size();
 }
 
+Tensor of_chunk(const Tensor& rows, const TokenChunk& chunk) { return rows.slice(chunk.first, chunk.end); }
+
 }  // namespace
 
 std::size_t MoeSaved::bytes() const {
@@ -91,8 +93,9 @@ void MoeLayer::route(const Context& ctx, Arena& saved, const Tensor& x, const Ro
     capacity = expert_capacity(all, r.top_k, r.experts, *config_.capacity_factor, config_.min_capacity);
   const std::int64_t chunks = pass == MoePass::training ? config_.overlap_chunks : 1;
   Arena& pft_arena = dispatcher(pass).keeps_pft() ? saved : ctx.workspace;
+  Arena& weights_arena = dispatcher(pass).keeps_weights() ? saved : ctx.workspace;
   const std::vector<Pft> pfts =
-      build_pfts(ctx, pft_arena, r.experts, all_experts, all_weights, capacity, chunks);
+      build_pfts(ctx, pft_arena, weights_arena, r.experts, all_experts, all_weights, capacity, chunks);
   std::int64_t dropped = 0;
   for (std::int64_t i = 0; i < chunks; ++i) {
     kept.chunks.push_back(token_chunk(all, i, chunks));
@@ -119,7 +122,7 @@ void MoeLayer::forward(const Context& ctx, Arena& saved, const Tensor& x, const 
                  const ExpertRows expert_rows = c.plan.expert_rows();
                  c.x = rows;
                  c.h = rows_arena.tensor(x.dtype(), {expert_rows.total(), weights_.experts_w1.value.dim(1)});
-                 const RowPair results = dispatcher(pass).results(ctx.workspace, c.plan, x);
+                 const RowPair results = dispatcher(pass).results(ctx.workspace, c.plan, of_chunk(all_y, c));
                  const profile::Scope activity(profile::Activity::experts);
                  grouped_mlp_forward(ctx, config_.activation, expert_rows, rows, weights_.experts_w1.value,
                                      weights_.experts_w2.value, c.h, results);
@@ -183,16 +186,16 @@ void MoeLayer::backward_experts(const Context& ctx, const Tensor& dy, const Tens
       ctx, *dispatcher_, chunks, ctx.workspace, all_dy, all_dx, [&](std::size_t i, const RowPair& dy_rows) {
         TokenChunk& c = chunks[i];
         const ExpertRows expert_rows = c.plan.expert_rows();
-        const RowPair dx_rows = dispatcher_->results(ctx.workspace, c.plan, dy);
+        const RowPair dx_rows = dispatcher_->results(ctx.workspace, c.plan, of_chunk(all_dx, c));
         dweights[i] = ctx.workspace.tensor(DType::f32, {expert_rows.total()});
         // x was recomputed since forward: rows of this rank's own tokens are read from where it is
         // now.
-        const RowPair x_rows = packed ? c.x : RowPair{all_x.slice(c.first, c.end), c.x.remote};
-        const Accumulation of_chunk = i == 0 ? accumulation : Accumulation::add;
+        const RowPair x_rows = packed ? c.x : RowPair{of_chunk(all_x, c), c.x.remote};
+        const Accumulation accumulated = i == 0 ? accumulation : Accumulation::add;
         const profile::Scope activity(profile::Activity::experts);
         grouped_mlp_backward(ctx, config_.activation, expert_rows, dy_rows, x_rows, weights_.experts_w1.value,
                              weights_.experts_w2.value, c.h, dx_rows, dweights[i], weights_.experts_w1.grad,
-                             weights_.experts_w2.grad, of_chunk);
+                             weights_.experts_w2.grad, accumulated);
         return dx_rows;
       });
   scatter(all_dx, dx);

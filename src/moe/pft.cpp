@@ -37,7 +37,8 @@ void drop_over_capacity(std::int64_t capacity, std::int64_t assignments, const s
 }
 
 // Where the rows of a chunk lie, those that are kept: rows[a] is not negative.
-void place(const Tensor& top_experts, const Tensor& top_weights, Arena& arena, Arena& workspace, Pft& pft) {
+void place(const Tensor& top_experts, const Tensor& top_weights, Arena& arena, Arena& weights_arena,
+           Pft& pft) {
   const std::int64_t assignments = pft.tokens * pft.top_k;
   const auto* expert = top_experts.data<std::int32_t>();
   const auto* weight = top_weights.data<float>();
@@ -48,7 +49,7 @@ void place(const Tensor& top_experts, const Tensor& top_weights, Arena& arena, A
   std::exclusive_scan(pft.per_expert.begin(), pft.per_expert.end(), next.begin(), std::int64_t{0});
   const std::int64_t kept = std::accumulate(pft.per_expert.begin(), pft.per_expert.end(), std::int64_t{0});
   pft.token_ids = arena.tensor(DType::i32, {kept});
-  pft.weights = workspace.tensor(DType::f32, {kept});
+  pft.weights = weights_arena.tensor(DType::f32, {kept});
   auto* token_ids = pft.token_ids.data<std::int32_t>();
   auto* kept_weights = pft.weights.data<float>();
   for (std::int64_t a = 0; a < assignments; ++a) {
@@ -60,7 +61,7 @@ void place(const Tensor& top_experts, const Tensor& top_weights, Arena& arena, A
   }
 }
 
-void build_on_cpu(const Context& ctx, Arena& arena, std::int64_t experts, const Tensor& top_experts,
+void build_on_cpu(Arena& arena, Arena& weights_arena, std::int64_t experts, const Tensor& top_experts,
                   const Tensor& top_weights, std::optional<std::int64_t> capacity, const Tensor& rows,
                   std::vector<Pft>& pfts) {
   const std::int64_t assignments = rows.numel();
@@ -78,7 +79,7 @@ void build_on_cpu(const Context& ctx, Arena& arena, std::int64_t experts, const 
   std::int64_t first = 0;
   for (Pft& pft : pfts) {
     const std::int64_t end = first + pft.tokens;
-    place(top_experts.slice(first, end), top_weights.slice(first, end), arena, ctx.workspace, pft);
+    place(top_experts.slice(first, end), top_weights.slice(first, end), arena, weights_arena, pft);
     first = end;
   }
 }
@@ -93,9 +94,9 @@ std::int64_t expert_capacity(std::int64_t tokens, std::int64_t top_k, std::int64
   return std::max(min_capacity, all_fit ? tokens : static_cast<std::int64_t>(std::ceil(share)));
 }
 
-std::vector<Pft> build_pfts(const Context& ctx, Arena& arena, std::int64_t experts, const Tensor& top_experts,
-                            const Tensor& top_weights, std::optional<std::int64_t> capacity,
-                            std::int64_t chunks) {
+std::vector<Pft> build_pfts(const Context& ctx, Arena& arena, Arena& weights_arena, std::int64_t experts,
+                            const Tensor& top_experts, const Tensor& top_weights,
+                            std::optional<std::int64_t> capacity, std::int64_t chunks) {
   const std::int64_t tokens = top_experts.dim(0);
   const std::int64_t top_k = top_experts.dim(1);
   check_shape(top_weights, top_experts.shape(), "top_weights");
@@ -113,11 +114,11 @@ std::vector<Pft> build_pfts(const Context& ctx, Arena& arena, std::int64_t exper
     pft.per_expert.assign(static_cast<std::size_t>(experts), 0);
   }
   if (ctx.device().is_cpu()) {
-    build_on_cpu(ctx, arena, experts, top_experts, top_weights, capacity, rows, pfts);
+    build_on_cpu(arena, weights_arena, experts, top_experts, top_weights, capacity, rows, pfts);
     return pfts;
   }
   if constexpr (kGpuBuilt) {
-    gpu::fill_pfts(ctx, arena, top_experts, top_weights, capacity, rows, pfts);
+    gpu::fill_pfts(ctx, arena, weights_arena, top_experts, top_weights, capacity, rows, pfts);
     return pfts;
   }
   fail_not_built("build_pfts", ctx.device());

@@ -44,18 +44,20 @@ inline std::int64_t chunk_begin(std::int64_t tokens, std::int64_t index, std::in
 // tokens, so that it does not depend on the number of chunks. One pass over the assignments to count, one to
 // place them: O(T k).
 //
-// token_ids and rows come from `arena`, since a dispatcher may keep them; the weights come from
-// ctx.workspace. On a GPU the host waits once, for the counts of all chunks, and some scratch stays in
-// ctx.workspace beside the weights, until the caller's scope ends.
-std::vector<Pft> build_pfts(const Context& ctx, Arena& arena, std::int64_t experts,
+// token_ids and rows come from `arena`, the weights from `weights_arena`, since a dispatcher may keep them.
+// On a GPU the host waits once, for the counts of all chunks, when all else is done; until then the arrays
+// have room for all assignments, of which the arenas keep what is dropped, and some scratch stays in
+// ctx.workspace until the caller's scope ends.
+std::vector<Pft> build_pfts(const Context& ctx, Arena& arena, Arena& weights_arena, std::int64_t experts,
                             const Tensor& top_experts,  // [T, k] i32 in [0, E)
                             const Tensor& top_weights,  // [T, k] f32
                             std::optional<std::int64_t> capacity, std::int64_t chunks);
 
-// Of all tokens in one.
+// Of all tokens in one, the weights from ctx.workspace.
 inline Pft build_pft(const Context& ctx, Arena& arena, std::int64_t experts, const Tensor& top_experts,
                      const Tensor& top_weights, std::optional<std::int64_t> capacity) {
-  return std::move(build_pfts(ctx, arena, experts, top_experts, top_weights, capacity, 1).front());
+  return std::move(
+      build_pfts(ctx, arena, ctx.workspace, experts, top_experts, top_weights, capacity, 1).front());
 }
 
 }  // namespace xmoe

@@ -302,37 +302,37 @@ void mark_dropped(const Context& ctx, const Tensor& top_experts, const Tensor& t
 
 }  // namespace
 
-void fill_pfts(const Context& ctx, Arena& arena, const Tensor& top_experts, const Tensor& top_weights,
-               std::optional<std::int64_t> capacity, const Tensor& rows, std::vector<Pft>& pfts) {
+void fill_pfts(const Context& ctx, Arena& arena, Arena& weights_arena, const Tensor& top_experts,
+               const Tensor& top_weights, std::optional<std::int64_t> capacity, const Tensor& rows,
+               std::vector<Pft>& pfts) {
   check_device(ctx.device(), {top_experts, top_weights, rows});
   const auto experts = static_cast<int>(pfts.front().per_expert.size());
   if (capacity) mark_dropped(ctx, top_experts, top_weights, experts, *capacity, rows);
   const auto chunks = static_cast<std::int64_t>(pfts.size());
   const Tensor counts = ctx.workspace.tensor(DType::i64, {chunks, experts});
-  std::vector<Sorting> sortings;
   std::int64_t first = 0;
   for (std::int64_t i = 0; i < chunks; ++i) {
-    const Pft& pft = pfts[static_cast<std::size_t>(i)];
-    sortings.push_back(begin_sorting(ctx, top_experts.slice(first, first + pft.tokens),
-                                     capacity ? pft.rows.data<std::int32_t>() : nullptr, experts,
-                                     counts.data<std::int64_t>() + i * experts));
+    Pft& pft = pfts[static_cast<std::size_t>(i)];
+    const Sorting sorting = begin_sorting(ctx, top_experts.slice(first, first + pft.tokens),
+                                          capacity ? pft.rows.data<std::int32_t>() : nullptr, experts,
+                                          counts.data<std::int64_t>() + i * experts);
+    pft.token_ids = arena.tensor(DType::i32, {sorting.count});
+    pft.weights = weights_arena.tensor(DType::f32, {sorting.count});
+    place(ctx, sorting,
+          StoreRows{top_weights.slice(first, first + pft.tokens).data<float>(),
+                    static_cast<std::int32_t>(pft.top_k), pft.token_ids.data<std::int32_t>(),
+                    pft.weights.data<float>(), pft.rows.data<std::int32_t>()});
     first += pft.tokens;
   }
   std::vector<std::int64_t> all(static_cast<std::size_t>(chunks * experts));
   device_copy(ctx.device(), counts.raw(), {}, all.data(), counts.bytes());
-  first = 0;
   for (std::size_t i = 0; i < pfts.size(); ++i) {
     Pft& pft = pfts[i];
     std::copy_n(all.begin() + static_cast<std::ptrdiff_t>(i) * experts, experts, pft.per_expert.begin());
     std::int64_t kept = 0;
     for (const std::int64_t n : pft.per_expert) kept += n;
-    pft.token_ids = arena.tensor(DType::i32, {kept});
-    pft.weights = ctx.workspace.tensor(DType::f32, {kept});
-    const StoreRows store{top_weights.slice(first, first + pft.tokens).data<float>(),
-                          static_cast<std::int32_t>(pft.top_k), pft.token_ids.data<std::int32_t>(),
-                          pft.weights.data<float>(), pft.rows.data<std::int32_t>()};
-    place(ctx, sortings[i], store);
-    first += pft.tokens;
+    pft.token_ids = pft.token_ids.slice(0, kept);
+    pft.weights = pft.weights.slice(0, kept);
   }
 }
 

@@ -61,7 +61,7 @@ Tensor on_device(Arena& arena, const std::vector<T>& values, const Shape& shape)
 std::vector<Pft> build(Arena& arena, const Routing& r, std::optional<std::int64_t> capacity,
                        std::int64_t chunks = 1) {
   const Shape shape = {r.tokens, r.top_k};
-  return build_pfts({arena}, arena, r.experts, on_device(arena, r.chosen, shape),
+  return build_pfts({arena}, arena, arena, r.experts, on_device(arena, r.chosen, shape),
                     on_device(arena, r.weights, shape), capacity, chunks);
 }
 

@@ -121,7 +121,7 @@ class Batch {
     plan = dispatcher.plan(ctx, saved, pft);
     x_rows = dispatcher.dispatch(ctx, saved, plan, x);
     const ArenaScope scope(workspace);
-    const RowPair results = dispatcher.results(workspace, plan, x);
+    const RowPair results = dispatcher.results(workspace, plan, y);
     compute(x_rows, results, {});
     dispatcher.combine(ctx, plan, results, y);
   }
@@ -130,7 +130,7 @@ class Batch {
     const Context ctx{workspace};
     const ArenaScope scope(workspace);
     const RowPair dy_rows = dispatcher.dispatch(ctx, workspace, plan, dy);
-    const RowPair results = dispatcher.results(workspace, plan, dy);
+    const RowPair results = dispatcher.results(workspace, plan, dx);
     const Tensor dweights = workspace.tensor(DType::f32, {plan.expert_rows().total()});
     compute(dy_rows, results, dweights);
     dispatcher.combine(ctx, plan, results, dx);

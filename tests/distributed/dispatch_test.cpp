@@ -243,7 +243,7 @@ TEST_P(Dispatch, RbdSendsEachRowOnce) {
     EXPECT_EQ(total(between_nodes), crossed) << what;
     EXPECT_EQ(total(within_node), stayed) << what;
   };
-  const RowPair results = rbd->results(batch.workspace, batch.plan, batch.x);
+  const RowPair results = rbd->results(batch.workspace, batch.plan, batch.y);
   device_fill(tested_device(), results.local.raw(), 0, results.local.bytes());
   expect_sent("dispatch in backward", all_crossing * row, all_within * row,
               [&] { rbd->dispatch(ctx, batch.workspace, batch.plan, batch.dy); });

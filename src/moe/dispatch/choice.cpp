@@ -43,7 +43,7 @@ class Trial {
     saved_.clear();
     DispatchPlan plan = dispatcher.plan(ctx, saved_, pft_);
     dispatcher.dispatch(ctx, saved_, plan, x_);
-    const RowPair results = dispatcher.results(saved_, plan, x_);
+    const RowPair results = dispatcher.results(saved_, plan, y_);
     dispatcher.combine(ctx, plan, results, y_);
     synchronize(ctx.device());
     return ep_.all_reduce(timer.seconds(), ReduceOp::max);

@@ -93,12 +93,14 @@ class Dispatcher {
   }
   // Whether plans keep token_ids and rows of their PFT, which must then come from `saved`.
   virtual bool keeps_pft() const { return false; }
+  virtual bool keeps_weights() const { return false; }  // the same of the PFT's weights
   // x [T, H] -> where the local experts find their rows. Received rows come from `arena`, buffers to send
   // from ctx.workspace. `plan` stays where it is until the passage has ended.
   virtual std::unique_ptr<Passage> begin_dispatch(const Context& ctx, Arena& arena, const DispatchPlan& plan,
                                                   const Tensor& x) = 0;
-  // Room for the experts' results, to be given to combine().
-  virtual RowPair results(Arena& arena, const DispatchPlan& plan, const Tensor& like) = 0;
+  // Room for the experts' results, to be given to combine() with the same `out` [T, H], which may be that
+  // room: then nothing else is to be read from it or written to it in between.
+  virtual RowPair results(Arena& arena, const DispatchPlan& plan, const Tensor& out) = 0;
   // Brings the results back and sums them over the slots of each token, in order: out [T, H].
   virtual std::unique_ptr<Passage> begin_combine(const Context& ctx, const DispatchPlan& plan,
                                                  const RowPair& results, const Tensor& out) = 0;

@@ -87,6 +87,7 @@ class FlatDispatcher final : public Dispatcher {
   }
 
   bool keeps_pft() const override { return true; }
+  bool keeps_weights() const override { return ep_.size() == 1; }
 
   std::unique_ptr<Passage> begin_dispatch(const Context& ctx, Arena& arena, const DispatchPlan& plan,
                                           const Tensor& x) override {
@@ -107,14 +108,16 @@ class FlatDispatcher final : public Dispatcher {
     return passage;
   }
 
-  RowPair results(Arena& arena, const DispatchPlan& plan, const Tensor& like) override {
-    RowPair pair{arena.tensor(like.dtype(), {plan.local_rows, like.dim(1)}), {}};
-    if (ep_.size() > 1) pair.remote = arena.tensor(like.dtype(), {plan.received(), like.dim(1)});
+  RowPair results(Arena& arena, const DispatchPlan& plan, const Tensor& out) override {
+    if (nothing_to_sum(plan)) return {out, {}};
+    RowPair pair{arena.tensor(out.dtype(), {plan.local_rows, out.dim(1)}), {}};
+    if (ep_.size() > 1) pair.remote = arena.tensor(out.dtype(), {plan.received(), out.dim(1)});
     return pair;
   }
 
   std::unique_ptr<Passage> begin_combine(const Context& ctx, const DispatchPlan& plan, const RowPair& results,
                                          const Tensor& out) override {
+    if (nothing_to_sum(plan)) return std::make_unique<FlatPassage>(ep_);
     auto passage = std::make_unique<CombinePassage>(ctx, ep_, results.local, plan.combine_index, out);
     if (ep_.size() == 1) return passage;
     const Sides sides(plan, ep_.rank());
@@ -140,6 +143,11 @@ class FlatDispatcher final : public Dispatcher {
   }
 
  private:
+  // Every token has one expert, which is here and writes the token's result where it belongs.
+  bool nothing_to_sum(const DispatchPlan& plan) const {
+    return ep_.size() == 1 && plan.destination.defined();
+  }
+
   // [ep * E / ep]: rows that rank j sends to local expert e, at j * (E / ep) + e.
   using Counts = std::vector<std::int64_t>;
 
@@ -198,12 +206,13 @@ class FlatDispatcher final : public Dispatcher {
     plan.per_expert.assign(local_experts, 0);
     for (std::size_t e = 0; e < incoming.size(); ++e) plan.per_expert[e % local_experts] += incoming[e];
     const std::int64_t total = plan.expert_rows().total();
-    plan.weights = saved.tensor(DType::f32, {total});
     if (ranks == 1) {  // the experts compute the rows in the order of the PFT
       plan.source = pft.token_ids;
-      copy(ctx, pft.weights, plan.weights);
+      plan.weights = pft.weights;
+      if (pft.top_k == 1 && pft.dropped() == 0) plan.destination = plan.source;
       return plan;
     }
+    plan.weights = saved.tensor(DType::f32, {total});
     plan.row_tokens = pft.token_ids;
     plan.destination = saved.tensor(DType::i32, {total});
     plan.source = saved.tensor(DType::i32, {total});

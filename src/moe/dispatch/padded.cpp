@@ -58,8 +58,8 @@ class PaddedDispatcher final : public Dispatcher {
     return passage;
   }
 
-  RowPair results(Arena& arena, const DispatchPlan& plan, const Tensor& like) override {
-    return {arena.tensor(like.dtype(), {plan.received(), like.dim(1)}), {}};
+  RowPair results(Arena& arena, const DispatchPlan& plan, const Tensor& out) override {
+    return {arena.tensor(out.dtype(), {plan.received(), out.dim(1)}), {}};
   }
 
   std::unique_ptr<Passage> begin_combine(const Context& ctx, const DispatchPlan& plan, const RowPair& results,

@@ -26,8 +26,8 @@ class RbdDispatcher final : public Dispatcher {
   }
   std::unique_ptr<Passage> begin_dispatch(const Context& ctx, Arena& arena, const DispatchPlan& plan,
                                           const Tensor& x) override;
-  RowPair results(Arena& arena, const DispatchPlan& plan, const Tensor& like) override {
-    return {arena.tensor(like.dtype(), {plan.local_rows, like.dim(1)}), {}};
+  RowPair results(Arena& arena, const DispatchPlan& plan, const Tensor& out) override {
+    return {arena.tensor(out.dtype(), {plan.local_rows, out.dim(1)}), {}};
   }
   std::unique_ptr<Passage> begin_combine(const Context& ctx, const DispatchPlan& plan, const RowPair& results,
                                          const Tensor& out) override;

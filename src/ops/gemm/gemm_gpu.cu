@@ -213,16 +213,12 @@ void add_to_half(const Context& ctx, const Tensor& a, const Tensor& b, const Ten
   });
 }
 
-}  // namespace
-
-void gemm(const Context& ctx, const Tensor& a, const Tensor& b, const Tensor& c, const GemmOptions& options) {
-  const Product p = product_of(a, b, c, options);
+void multiply(const Context& ctx, const Product& p, const Tensor& a, const Tensor& b, const Tensor& c) {
   if (p.m == 0 || p.n == 0) return;
   if (p.k == 0) {  // the library knows no empty sums
     if (!p.accumulate) device_fill(ctx.device(), c.raw(), 0, c.bytes());
     return;
   }
-  if (p.accumulate && p.output != DType::f32) return add_to_half(ctx, a, b, c, options);
   const Stream queue = stream(ctx.device());
   const std::lock_guard lock(mutex());
   Library& l = library(ctx.device());
@@ -232,6 +228,20 @@ void gemm(const Context& ctx, const Tensor& a, const Tensor& b, const Tensor& c,
     known = l.plans.emplace(p, make_plans(l, p, kSumsInF32, 1).front()).first;
   }
   execute(ctx, queue, l.handle, known->second, p, a, b, c);
+}
+
+}  // namespace
+
+void gemm(const Context& ctx, const Tensor& a, const Tensor& b, const Tensor& c, const GemmOptions& options) {
+  const bool rounds_twice = options.accumulate && c.dtype() != DType::f32;
+  if (rounds_twice && a.dim(options.a == Transpose::yes ? 0 : 1) > 0)
+    return add_to_half(ctx, a, b, c, options);
+  multiply(ctx, product_of(a, b, c, options), a, b, c);
+}
+
+void gemm_onto(const Context& ctx, const Tensor& a, const Tensor& b, const Tensor& c, GemmOptions options) {
+  options.accumulate = true;
+  multiply(ctx, product_of(a, b, c, options), a, b, c);
 }
 
 std::vector<std::function<void()>> gemm_proposals(const Context& ctx, const Tensor& a, const Tensor& b,

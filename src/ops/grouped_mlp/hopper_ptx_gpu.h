@@ -137,6 +137,10 @@ __device__ inline void add_to_memory(float* to, float first, float second) {
   asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(to), "f"(first), "f"(second) : "memory");
 }
 
+__device__ inline void add_to_memory(float* to, float value) {
+  asm volatile("red.global.add.f32 [%0], %1;" ::"l"(to), "f"(value) : "memory");
+}
+
 __device__ inline void write_to_memory(float* to, float first, float second) {
   *reinterpret_cast<float2*>(to) = {first, second};
 }

@@ -110,25 +110,39 @@ __device__ inline void pack(const float (&sums)[kCount], int first, Piece& words
 
 constexpr float kLog2E = 1.4426950409F;
 
-// 1 / (1 + 2^x): two instructions of the unit for special functions, exact to a few units of f32's last
-// place.
-__device__ inline float inverse_of_one_plus_exp2(float x) {
-  float power;
+struct Two {
+  float first, second;
+};
+
+// 1 / (1 + 2^x) of both, exact to a few units of f32's last place; below 2^-60 it may be 2^-60. The unit for
+// special functions is what epilogues wait for: it is asked for two powers and one quotient.
+__device__ inline Two inverses_of_one_plus_exp2(Two x) {
+  const auto one_plus_power = [](float exponent) {
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(fminf(exponent, 60.0F)));
+    return 1.0F + power;
+  };
+  const float p = one_plus_power(x.first);
+  const float q = one_plus_power(x.second);
   float inverse;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(1.0F + power));
-  return inverse;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(p * q));
+  return {inverse * q, inverse * p};
 }
 
-__device__ inline float sigmoid(float x) { return inverse_of_one_plus_exp2(-kLog2E * x); }
+__device__ inline Two sigmoids(Two x) {
+  return inverses_of_one_plus_exp2({-kLog2E * x.first, -kLog2E * x.second});
+}
 
 struct Gelu {  // the tanh form; (1 + tanh(u)) / 2 = sigmoid(2 u)
   static constexpr float kTwiceSqrt2OverPi = 1.5957691216F;
   static constexpr float kCubic = 0.044715F * kTwiceSqrt2OverPi;
-  static __device__ float gate(float x) {
-    return inverse_of_one_plus_exp2(x * (-kLog2E * kTwiceSqrt2OverPi - kLog2E * kCubic * (x * x)));
+  static __device__ Two gates(Two x) {
+    const auto exponent = [](float v) {
+      return v * (-kLog2E * kTwiceSqrt2OverPi - kLog2E * kCubic * (v * v));
+    };
+    return inverses_of_one_plus_exp2({exponent(x.first), exponent(x.second)});
   }
-  // Given s = gate(x) and a = x s.
+  // Given s, the gate of x, and a = x s.
   static __device__ float derivative(float x, float s, float a) {
     return s + (a - a * s) * (kTwiceSqrt2OverPi + 3.0F * kCubic * (x * x));
   }
@@ -204,14 +218,14 @@ struct Activate {
       if (p.a == nullptr) continue;
 #pragma unroll
       for (int j = 0; j < 16; ++j) {
-        const float x0 = lower<T>(first[j]);
-        const float x1 = upper<T>(first[j]);
+        const Two x = {lower<T>(first[j]), upper<T>(first[j])};
         const float weight = w.of[j % 2];
+        const Two s = kGated ? sigmoids(x) : Gelu::gates(x);
         if constexpr (kGated)
-          first[j] = round_pair<T>(weight * x0 * sigmoid(x0) * lower<T>(second[j]),
-                                   weight * x1 * sigmoid(x1) * upper<T>(second[j]));
+          first[j] = round_pair<T>(weight * x.first * s.first * lower<T>(second[j]),
+                                   weight * x.second * s.second * upper<T>(second[j]));
         else
-          first[j] = round_pair<T>(weight * x0 * Gelu::gate(x0), weight * x1 * Gelu::gate(x1));
+          first[j] = round_pair<T>(weight * x.first * s.first, weight * x.second * s.second);
       }
       staging.write(first, part.lane, a, c * kPieceColumns);
     }
@@ -292,9 +306,12 @@ struct ActivationGradient {
 #pragma unroll
         for (int j = 0; j < 16; ++j) {
           const int s = half * kSums / 2 + c * 32 + 2 * j;
-          const Gradient g0 = gradient(w.of[j % 2], sums[s], lower<T>(x[0][j]), lower<T>(x[kParts - 1][j]));
+          const Two h = {lower<T>(x[0][j]), upper<T>(x[0][j])};
+          const Two gates = kGated ? sigmoids(h) : Gelu::gates(h);
+          const float weight = w.of[j % 2];
+          const Gradient g0 = gradient(weight, sums[s], h.first, gates.first, lower<T>(x[kParts - 1][j]));
           const Gradient g1 =
-              gradient(w.of[j % 2], sums[s + 1], upper<T>(x[0][j]), upper<T>(x[kParts - 1][j]));
+              gradient(weight, sums[s + 1], h.second, gates.second, upper<T>(x[kParts - 1][j]));
           dot[j % 2] += g0.dot + g1.dot;
           store_shared_4(word(at[0] + c * kPieceOfStage, j), round_pair<T>(g0.first, g1.first));
           if constexpr (kGated)
@@ -330,15 +347,14 @@ struct ActivationGradient {
     float first, second;  // of h, or of the gate and of the up part
   };
 
-  static __device__ Gradient gradient(float weight, float da, float x, float up) {
+  // s: the sigmoid or gate of x.
+  static __device__ Gradient gradient(float weight, float da, float x, float s, float up) {
     const float d = weight * da;
     if constexpr (kGated) {
-      const float s = sigmoid(x);
       const float silu = x * s;
       const float a = silu * up;
       return {weight * a, da * a, d * up * (s + silu - silu * s), d * silu};
     } else {
-      const float s = Gelu::gate(x);
       const float a = x * s;
       return {weight * a, da * a, d * Gelu::derivative(x, s, a), 0.0F};
     }

@@ -168,29 +168,23 @@ class RowGather {
   int count_;
 };
 
-// Loads by index of an operand whose terms are rows (transposed): kColumns of 64 rows, in blocks of 64
-// columns. A warp copies one or two rows at a time, of the sixteen that are its own; lane l keeps the address
-// of the l-th.
-template <int kColumns>
+// Loads by index of a right operand whose terms are rows (transposed): kColumns of 64 rows, in blocks of 64
+// columns. A warp copies a row at a time, of the sixteen that are its own; lane l keeps the address of the
+// l-th.
 class TermGather {
-  static constexpr int kPieces = kColumns / 8;  // of 16 bytes in a row
-  static constexpr int kRowsOfWarp = kWarpSize / kPieces;
-  static constexpr int kRowsAtOnce = kRowsOfWarp * kWarpgroup / kWarpSize;
-  static constexpr int kCopies = kDepth / kRowsAtOnce;
-  static_assert(kCopies * kRowsOfWarp == 16);
+  static constexpr int kWarps = kWarpgroup / kWarpSize;
+  static constexpr int kRowsOfWarp = kDepth / kWarps;
+  static_assert(kColumns == kWarpSize * 8);  // 16 bytes a lane
 
  public:
   __device__ TermGather(const PairRows& rows, int first, int end, int column)
       : rows_(rows), next_(first), end_(end) {
     const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-    const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
-    const int kept = lane % 16;
-    kept_row_ = warp * kRowsOfWarp + kept % kRowsOfWarp + kept / kRowsOfWarp * kRowsAtOnce;
-    row_ = warp * kRowsOfWarp + lane / kPieces;
-    const int piece = lane % kPieces;
-    block_ = piece / 8 * kBlockBytes;
-    piece_ = piece % 8;
-    column_bytes_ = 2 * column + piece * 16;
+    row_ = static_cast<int>(threadIdx.x) / kWarpSize;
+    kept_row_ = row_ + lane % kRowsOfWarp * kWarps;
+    block_ = lane / 8 * kBlockBytes;
+    piece_ = lane % 8;
+    column_bytes_ = 2 * column + lane * 16;
     inside_ = column_bytes_ < rows.row_bytes;
     fetch();
   }
@@ -201,12 +195,11 @@ class TermGather {
     next_ += kDepth;
     fetch();
 #pragma unroll
-    for (int i = 0; i < kCopies; ++i) {
-      const int lane = i * kRowsOfWarp + static_cast<int>(threadIdx.x) % kWarpSize / kPieces;
-      const std::uint64_t from = __shfl_sync(0xFFFFFFFFU, kept, lane);
+    for (int i = 0; i < kRowsOfWarp; ++i) {
+      const std::uint64_t from = __shfl_sync(0xFFFFFFFFU, kept, i);
       if (inside_)
-        copy_16(to + block_ + swizzled(row_ + i * kRowsAtOnce, piece_),
-                reinterpret_cast<const char*>(from) + column_bytes_, i * kRowsAtOnce < left ? 16 : 0);
+        copy_16(to + block_ + swizzled(row_ + i * kWarps, piece_),
+                reinterpret_cast<const char*>(from) + column_bytes_, i * kWarps < left ? 16 : 0);
     }
   }
 

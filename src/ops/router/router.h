@@ -3,7 +3,8 @@
 //
 //   logits = x W^T                dW += dlogits^T x,  dx += dlogits W
 //
-// Sums are in f32. Where x has 16 bits, dx has too: f32 sums are added to it and rounded once.
+// Sums are in f32. Where x has 16 bits, dx has too: f32 sums are added to it and rounded once, but for those
+// of bf16 on a GPU, which may be rounded before they are added.
 #pragma once
 
 #include "device/context.h"
