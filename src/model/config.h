@@ -39,6 +39,8 @@ struct ModelConfig {
       1;                   // --moe-layer-freq: of the others, every n-th is an MoE layer (the n-th first)
   double init_std = 0.02;  // --init-method-std
   MoeConfig moe;           // router.experts == 0: a dense model
+  // --main-grads-dtype: in which the gradients of the experts' weights are summed, f32 or the weights' dtype
+  DType expert_gradients = DType::f32;
   RecomputeConfig recompute;
 
   // Zero fields that mean "derived" are filled in here; called once after parsing.

@@ -52,7 +52,7 @@ AxisRange equal_part(const AxisRange& whole, std::int64_t index, std::int64_t pa
 struct Parameter {
   std::string name;  // global, the same on every rank and layout: "layers.3.moe.experts.w1"
   Tensor value;      // in the compute dtype; this rank's part
-  Tensor grad;       // f32, same shape; sums over micro-batches
+  Tensor grad;       // same shape; sums over micro-batches
   Replication replication = Replication::all;
   bool decay = true;      // weight decay applies (false for norms and biases)
   bool trainable = true;  // false for buffers that are kept with the model but have no gradient

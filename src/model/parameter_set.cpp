@@ -39,6 +39,10 @@ void ParameterSet::lay_out(const Placement& placement) {
         for (; i < specs_.size() && specs_[i].stage == stage; ++i) {
           const ParameterSpec& spec = specs_[i];
           if (!spec.trainable || spec.replication != replication || spec.dtype != dtype) continue;
+          XMOE_CHECK(!any || spec.gradient_dtype == group.gradient_dtype,
+                     "{}: its gradient is {}, those of its group are {}", spec.name,
+                     name_of(spec.gradient_dtype), name_of(group.gradient_dtype));
+          group.gradient_dtype = spec.gradient_dtype;
           any = true;
           parameters_[i].group = static_cast<int>(groups_.size());
           parameters_[i].begin = end;
@@ -66,7 +70,7 @@ std::size_t ParameterSet::value_bytes() const {
 std::size_t ParameterSet::gradient_bytes() const {
   std::size_t bytes = 0;
   for (const auto& g : groups_)
-    bytes += Arena::aligned(static_cast<std::size_t>(g.stage_ends.back()) * sizeof(float));
+    bytes += Arena::aligned(static_cast<std::size_t>(g.stage_ends.back()) * size_of(g.gradient_dtype));
   return bytes;
 }
 
@@ -76,7 +80,7 @@ void ParameterSet::allocate(Arena& values, Arena* gradients, const Mesh& mesh, s
   for (auto& g : groups_) {
     const Shape shape = {g.stage_ends.back()};
     g.values = values.zeros(g.dtype, shape);
-    if (gradients != nullptr) g.gradients = gradients->zeros(DType::f32, shape);
+    if (gradients != nullptr) g.gradients = gradients->zeros(g.gradient_dtype, shape);
   }
   for (std::size_t i = 0; i < specs_.size(); ++i) {
     const ParameterSpec& spec = specs_[i];

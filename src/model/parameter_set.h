@@ -20,7 +20,8 @@ struct ParameterSpec {
   Sharding sharding = {};
   Replication replication = Replication::all;
   DType dtype = DType::f32;
-  double init_std = 0.0;  // normal with this deviation; 0: the constant below
+  DType gradient_dtype = DType::f32;  // alike for all of one replication and dtype
+  double init_std = 0.0;              // normal with this deviation; 0: the constant below
   float init_value = 0.0F;
   bool decay = true;
   bool trainable = true;
@@ -33,9 +34,10 @@ struct ParameterSpec {
 struct ParameterGroup {
   Replication replication = Replication::all;
   DType dtype = DType::f32;
+  DType gradient_dtype = DType::f32;
   int replicas = 1;  // ranks that hold the same
   Tensor values;     // [n] in dtype
-  Tensor gradients;  // [n] f32; undefined where nothing is trained
+  Tensor gradients;  // [n] in gradient_dtype; undefined where nothing is trained
   // stage_ends[s]: end of the parameters of stages <= s. Each is a multiple of `replicas` (zeros fill up), so
   // that any run of whole stages cuts into equal parts for them.
   std::vector<std::int64_t> stage_ends;

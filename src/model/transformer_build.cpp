@@ -91,13 +91,15 @@ class Declarations {
   }
   std::size_t weight(const std::string& name, const Shape& shape, const Sharding& sharding,
                      Replication replication, bool ends_branch) {
-    return set_.declare({.name = name,
-                         .global_shape = shape,
-                         .sharding = sharding,
-                         .replication = replication,
-                         .dtype = dtype_,
-                         .init_std = ends_branch ? output_std_ : config_.init_std,
-                         .stage = stage});
+    return set_.declare(
+        {.name = name,
+         .global_shape = shape,
+         .sharding = sharding,
+         .replication = replication,
+         .dtype = dtype_,
+         .gradient_dtype = replication == Replication::expert ? config_.expert_gradients : DType::f32,
+         .init_std = ends_branch ? output_std_ : config_.init_std,
+         .stage = stage});
   }
 
   ParameterSet& set_;
@@ -262,7 +264,7 @@ std::optional<Transformer::Place> Transformer::locate_non_finite() const {
   const auto finite = [&](const Tensor& t) {
     const ArenaScope scope(scratch);
     Tensor wide = t;
-    if (t.dtype() != DType::f32) {
+    if (t.dtype() == DType::f16) {
       wide = scratch.tensor(DType::f32, t.shape());
       convert(ctx, t, wide);
     }

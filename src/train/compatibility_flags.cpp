@@ -25,11 +25,11 @@ void add_compatibility_flags(FlagTable& table) {
   table.satisfied("overlap-param-gather", Arity::none,
                   "with --zero-stage 1 new values of a bucket always travel while the next one is updated");
   table.satisfied("accumulate-allreduce-grads-in-fp32", Arity::none, "gradients are summed in fp32");
+  table.conflict("accumulate-allreduce-grads-in-fp32", "main-grads-dtype", "bf16");
   table.satisfied("use-precision-aware-optimizer", Arity::none,
                   "--exp-avg-dtype and --exp-avg-sq-dtype stand for themselves, and fp32 masters of 16-bit "
                   "parameters are always held as 16-bit remainders");
   table.only("main-params-dtype", {"fp32"}, "masters are exact in fp32");
-  table.only("main-grads-dtype", {"fp32"}, "gradients are summed in fp32");
   table.only("attention-dropout", {"0", "0.0"}, "there is no dropout");
   table.only("hidden-dropout", {"0", "0.0"}, "there is no dropout");
   table.satisfied("moe-grouped-gemm", Arity::none, "experts always run as one grouped product");

@@ -81,6 +81,15 @@ TEST_F(ConfigTest, FindsWhatDoesNotDivide) {
   EXPECT_EQ(flags(), Flags{"kv-channels"});
 }
 
+TEST_F(ConfigTest, GradientsInBf16AreOfBf16) {
+  config_.model.expert_gradients = DType::bf16;
+  EXPECT_EQ(flags(), Flags{"main-grads-dtype"});
+  config_.compute_dtype = DType::f16;
+  EXPECT_EQ(flags(), Flags{"main-grads-dtype"});
+  config_.compute_dtype = DType::bf16;
+  EXPECT_EQ(flags(), Flags{});
+}
+
 TEST_F(ConfigTest, ScalesOfTheLossAreOfF16) {
   config_.loss_scale.constant = 128.0;
   EXPECT_EQ(flags(), Flags{"loss-scale"});

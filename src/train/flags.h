@@ -19,7 +19,7 @@ void add_model_flags(FlagTable& table, ModelConfig& model);
 void add_moe_flags(FlagTable& table, MoeConfig& moe, ModelConfig& model);
 void add_data_flags(FlagTable& table, DataConfig& data);
 void add_batch_flags(FlagTable& table, BatchConfig& batch);
-void add_optimizer_flags(FlagTable& table, OptimizerConfig& optimizer);
+void add_optimizer_flags(FlagTable& table, OptimizerConfig& optimizer, DType& expert_gradients);
 // How a model is spread over ranks, for every command that runs one.
 void add_layout_flags(FlagTable& table, ParallelLayout& layout, std::int64_t& ranks_per_node,
                       double& timeout_minutes);

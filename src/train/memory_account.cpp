@@ -20,7 +20,7 @@ namespace {
 constexpr std::size_t kBucketsInFlight = 2;
 
 std::size_t largest_bucket(std::span<const ParameterGroup> groups) {
-  std::int64_t largest = 0;
+  std::size_t largest = 0;
   for (const auto& group : groups) {
     if (group.replicas == 1) continue;
     std::int64_t stage = 0;
@@ -30,9 +30,10 @@ std::size_t largest_bucket(std::span<const ParameterGroup> groups) {
       begin = end;
     }
     // Stages are added until there are kBucketElements.
-    largest = std::max(largest, std::min(group.stage_ends.back(), kBucketElements + stage));
+    const std::int64_t elements = std::min(group.stage_ends.back(), kBucketElements + stage);
+    largest = std::max(largest, static_cast<std::size_t>(elements) * size_of(group.gradient_dtype));
   }
-  return static_cast<std::size_t>(largest) * sizeof(float);
+  return largest;
 }
 
 // A change of one kind; false where there is nothing (more) to change. The flags stand for all that was
@@ -87,6 +88,11 @@ bool spread_experts(TrainConfig& c, int world_size) {
   return false;
 }
 
+bool narrow_gradients(TrainConfig& c, int) {
+  return c.compute_dtype == DType::bf16 && c.model.moe.router.experts > 0 &&
+         std::exchange(c.model.expert_gradients, DType::bf16) == DType::f32;
+}
+
 bool compute_in_bf16(TrainConfig& c, int) {
   return std::exchange(c.compute_dtype, DType::bf16) == DType::f32;
 }
@@ -107,6 +113,7 @@ std::vector<Change> changes() {
        [](const TrainConfig& c) { return fmt::format("--micro-batch-size {}", c.batch.micro); }},
       {recompute_experts, always("--recompute-granularity selective --recompute-modules attention,moe,mlp")},
       {recompute_layers, always("--recompute-granularity full")},
+      {narrow_gradients, always("--main-grads-dtype bf16")},
       {compute_in_bf16, always("--bf16")}};
 }
 

@@ -48,6 +48,7 @@ TEST(MemoryAccount, IsWhatATrainingTakes) {
       TrainConfig c = small();
       c.compute_dtype = dtype;
       c.optimizer.exp_avg_sq_dtype = moments;
+      if (dtype == DType::bf16) c.model.expert_gradients = moments;
       const auto alone = make_self_communicator();
       Mesh mesh(*alone, 1);
       const auto before = memory_by_tag({});
@@ -83,6 +84,10 @@ TEST(MemoryAccount, PapersSmallFitsOneH200WithMomentsInBf16) {
   const std::size_t states =
       account.of(MemoryTag::parameters) + account.of(MemoryTag::gradients) + account.of(MemoryTag::optimizer);
   EXPECT_NEAR(static_cast<double>(states) / parameters, 12.0, 0.02);
+  c.model.expert_gradients = DType::bf16;
+  const std::size_t narrow =
+      account.of(MemoryTag::gradients) - plan_training_memory(c, 1).of(MemoryTag::gradients);
+  EXPECT_NEAR(static_cast<double>(narrow) / parameters, 2.0, 0.15);  // not all are experts
 }
 
 TEST(MemoryAccount, WhatDoesNotFitIsExplained) {

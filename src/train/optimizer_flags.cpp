@@ -16,7 +16,7 @@ void add_batch_flags(FlagTable& table, BatchConfig& batch) {
   table.integer("train-tokens", batch.train_tokens, "Tokens to train on", at_least(0));
 }
 
-void add_optimizer_flags(FlagTable& table, OptimizerConfig& optimizer) {
+void add_optimizer_flags(FlagTable& table, OptimizerConfig& optimizer, DType& expert_gradients) {
   table.group("Optimizer");
   table.only("optimizer", {"adam"}, "AdamW is the optimizer");
   table.real("lr", optimizer.learning_rate, "Peak of the learning rate", above(0));
@@ -42,12 +42,15 @@ void add_optimizer_flags(FlagTable& table, OptimizerConfig& optimizer) {
   table.real("adam-beta1", optimizer.beta1, "Decay of the first moment", from_up_to(0, 1));
   table.real("adam-beta2", optimizer.beta2, "Decay of the second moment", from_up_to(0, 1));
   table.real("adam-eps", optimizer.epsilon, "Added to the root of the second moment", above(0));
-  const std::vector<std::pair<std::string, DType>> moments = {{"fp32", DType::f32}, {"bf16", DType::bf16}};
+  const std::vector<std::pair<std::string, DType>> dtypes = {{"fp32", DType::f32}, {"bf16", DType::bf16}};
+  table.choice("main-grads-dtype", expert_gradients, dtypes,
+               "In what the gradients of the experts' weights are summed over micro-batches and ranks; all "
+               "others are in fp32. bf16, which needs --bf16, takes 2 bytes a parameter instead of 4");
   table.choice(
-      "exp-avg-dtype", optimizer.exp_avg_dtype, moments,
+      "exp-avg-dtype", optimizer.exp_avg_dtype, dtypes,
       "In what the first moment is held. bf16 takes 2 bytes a parameter instead of 4; it is rounded by "
       "chance, so that small steps count on average");
-  table.choice("exp-avg-sq-dtype", optimizer.exp_avg_sq_dtype, moments,
+  table.choice("exp-avg-sq-dtype", optimizer.exp_avg_sq_dtype, dtypes,
                "In what the second moment is held; likewise");
   table.real("clip-grad", optimizer.clip_grad, "Largest global norm of the gradient; 0: no clipping",
              at_least(0));

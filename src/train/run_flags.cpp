@@ -143,7 +143,7 @@ FlagTable train_flags(TrainConfig& config) {
   add_moe_flags(table, config.model.moe, config.model);
   add_data_flags(table, config.data);
   add_batch_flags(table, config.batch);
-  add_optimizer_flags(table, config.optimizer);
+  add_optimizer_flags(table, config.optimizer, config.model.expert_gradients);
   add_run_flags(table, config);
   add_compatibility_flags(table);
   return table;

@@ -165,6 +165,12 @@ void check_schedule(const TrainConfig& config, int world_size, Problems& problem
         lengths.decay, lengths.warmup);
 }
 
+void check_gradients(const TrainConfig& config, Problems& problems) {
+  if (config.model.expert_gradients == DType::bf16 && config.compute_dtype != DType::bf16)
+    problems.add("main-grads-dtype", "bf16 is of --bf16, and training is in {}: leave it out, or add --bf16",
+                 config.compute_dtype == DType::f16 ? "fp16" : "fp32");
+}
+
 void check_loss_scale(const TrainConfig& config, Problems& problems) {
   const LossScaleConfig& scale = config.loss_scale;
   if (config.compute_dtype != DType::f16) {
@@ -211,6 +217,7 @@ std::vector<Problem> validate(const TrainConfig& config, int world_size) {
     problems.add(std::move(problem));
   check_batch(config, world_size, problems);
   check_schedule(config, world_size, problems);
+  check_gradients(config, problems);
   check_loss_scale(config, problems);
   check_sources(config.data.sources, problems);
   check_file("tokenizer", config.data.tokenizer, problems);

@@ -174,8 +174,9 @@ TEST(Optimizer, StateIsTheTotalOverTheReplicas) {
 
 constexpr std::int64_t kSequences = 8;  // of the global batch
 
-ModelConfig small_model() {
+ModelConfig small_model(DType expert_gradients = DType::f32) {
   ModelConfig c;
+  c.expert_gradients = expert_gradients;
   c.layers = 2;
   c.hidden = 32;
   c.ffn_hidden = 48;
@@ -211,9 +212,9 @@ void fill_batch(std::int64_t step, std::int64_t first_sequence, const Tensor& to
 
 struct Training {
   explicit Training(const Layout& layout, DType dtype = DType::f32, std::int64_t bucket_elements = 3000,
-                    const OptimizerConfig& config = {})
+                    const OptimizerConfig& config = {}, DType expert_gradients = DType::f32)
       : mesh(world(), layout.parallel),
-        model(small_model(), dtype, mesh, 5, true),
+        model(small_model(expert_gradients), dtype, mesh, 5, true),
         optimizer(config, model.parameters(), mesh, layout.zero_stage, bucket_elements),
         step(model, optimizer, mesh, kSequences / mesh.dp().size()) {}
 
@@ -245,13 +246,15 @@ std::vector<Layout> without_zero() {
 }
 
 TEST(Optimizer, ZeroTrainsWithTheSameBits) {
-  // Moments in bf16, too: their rounding depends on the place of an element, not on who updates it.
+  // Moments in bf16, too: their rounding depends on the place of an element, not on who updates it. And
+  // gradients, whose sums over replicas are rounded once.
   for (const DType dtype : dtypes_of_trainings()) {
     OptimizerConfig config;
     config.exp_avg_dtype = config.exp_avg_sq_dtype = dtype == DType::f32 ? DType::f32 : DType::bf16;
     for (const Layout& layout : without_zero()) {
       const auto train = [&](std::int64_t zero_stage) {
-        return Training({layout.parallel, zero_stage}, dtype, 3000, config).run(0, 10);
+        const DType gradients = dtype == DType::bf16 ? dtype : DType::f32;
+        return Training({layout.parallel, zero_stage}, dtype, 3000, config, gradients).run(0, 10);
       };
       const auto without = train(0);
       EXPECT_EQ(train(1), without) << to_string(layout) << ' ' << name_of(dtype);
@@ -262,21 +265,25 @@ TEST(Optimizer, ZeroTrainsWithTheSameBits) {
 
 // The mean loss of 300 steps is that of moments in f32 within 0.5 %. (The last loss alone, near 0, depends on
 // the order of sums.)
-TEST(Optimizer, MomentsInBf16TrainAsWell) {
+TEST(Optimizer, MomentsAndGradientsInBf16TrainAsWell) {
   constexpr int kSteps = 300;
-  const auto mean_loss = [](DType m, DType v) {
+  const auto mean_loss = [](DType m, DType v, DType gradients) {
     OptimizerConfig config;
     config.exp_avg_dtype = m;
     config.exp_avg_sq_dtype = v;
-    const auto results = Training({}, DType::bf16, 3000, config).run(0, kSteps);
+    const auto results = Training({}, DType::bf16, 3000, config, gradients).run(0, kSteps);
     double sum = 0.0;
     for (std::size_t i = 0; i < results.size(); i += 2) sum += results[i];
     return sum / kSteps;
   };
-  const double full = mean_loss(DType::f32, DType::f32);
-  for (const auto& [m, v] : {std::pair{DType::bf16, DType::f32}, std::pair{DType::f32, DType::bf16},
-                             std::pair{DType::bf16, DType::bf16}})
-    EXPECT_NEAR(mean_loss(m, v), full, 0.005 * full) << name_of(m) << ' ' << name_of(v);
+  constexpr DType f32 = DType::f32;
+  constexpr DType bf16 = DType::bf16;
+  const double full = mean_loss(f32, f32, f32);
+  for (const auto& [m, v, gradients] :
+       {std::tuple{bf16, f32, f32}, std::tuple{f32, bf16, f32}, std::tuple{bf16, bf16, f32},
+        std::tuple{f32, f32, bf16}, std::tuple{bf16, bf16, bf16}})
+    EXPECT_NEAR(mean_loss(m, v, gradients), full, 0.005 * full)
+        << name_of(m) << ' ' << name_of(v) << ' ' << name_of(gradients);
 }
 
 // Buckets that are summed as soon as their stages are complete hold what one sum at the end would.

@@ -222,6 +222,18 @@ TEST(TrainingLayouts, EqualOneRankIn16Bits) {
     expect_one_ranks_course(small_model(), largest_layouts(), dtype);
 }
 
+TEST(TrainingLayouts, EqualOneRankWithGradientsInBf16) {
+  ModelConfig config = small_model();
+  config.expert_gradients = DType::bf16;
+  std::vector<LayoutCase> cases = largest_layouts();
+  cases.push_back({.chunks = 2});  // replicas, and sums of two calls
+  for (const LayoutCase& c : std::vector(cases)) {
+    cases.push_back(c);
+    cases.back().zero_stage = 1;
+  }
+  expect_one_ranks_course(config, cases, DType::bf16);
+}
+
 TEST(TrainingLayouts, ChunksAndRecomputationChangeNothing) {
   const SimulatedNodes nodes;
   std::vector<LayoutCase> cases;
@@ -251,10 +263,14 @@ TEST(TrainingLayouts, GradientAccumulationEqualsOneBatch) {
   ModelConfig c = small_model();
   c.moe.router.aux_loss_coeff = 0.0;
   c.moe.router.z_loss_coeff = 0.0;
-  Course whole = train(c, tested());
-  Course parts = train(c, tested(), {}, 2);
-  for (auto* course : {&whole, &parts}) course->aux.assign(course->aux.size(), 0.0);
-  expect_same(parts, whole);
+  const auto without_aux = [](Course course) {
+    course.aux.assign(course.aux.size(), 0.0);
+    return course;
+  };
+  expect_same(without_aux(train(c, tested(), {}, 2)), without_aux(train(c, tested())));
+  const Course whole = without_aux(train(c, tested(), {}, 1, DType::bf16));
+  c.expert_gradients = DType::bf16;
+  expect_same(without_aux(train(c, tested(), {}, 2, DType::bf16)), whole, kBf16Tolerance);
 }
 
 // After warm-up nothing is asked of the device, although the rows that a rank receives change with every

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# 500 steps on the GPU in f32, bf16 and fp16 follow the curve of the CPU in f32, and a second run gives the same bits.
+# 500 steps on the GPU in f32, bf16 (also with gradients in it) and fp16 follow the curve of the CPU in f32, and a second run gives the same bits.
 #
-#   gpu_curves.sh XMOE DIRECTORY [gpu [f32] [bf16] [fp16] | cpu | write]
+#   gpu_curves.sh XMOE DIRECTORY [gpu [f32] [bf16] [bf16_gradients] [fp16] | cpu | write]
 #
 # The CPU's curve lies beside this script (cpu_curve.txt), since a build for GPUs may be without the CPU's matrix products:
 # the first iterations one by one, then means over windows of 50: first and last iteration, loss, norm of the gradient.
@@ -12,7 +12,7 @@ curve="$(realpath "$(dirname "$0")")/cpu_curve.txt"
 . "$(dirname "$0")/gpu_common.sh"
 mode="${3:-gpu}"
 dtypes=("${@:4}")
-[ "${#dtypes[@]}" -gt 0 ] || dtypes=(f32 bf16 fp16)
+[ "${#dtypes[@]}" -gt 0 ] || dtypes=(f32 bf16 bf16_gradients fp16)
 steps="${XMOE_TEST_STEPS:-500}"
 alone=20
 window=50
@@ -65,6 +65,7 @@ story() {  # DTYPE
   local flags=(--device cuda)
   case $1 in
     bf16) flags+=(--bf16) ;;
+    bf16_gradients) flags+=(--bf16 --main-grads-dtype bf16) ;;
     # A scale that grows, until it is too large now and then.
     fp16) flags+=(--fp16 --initial-loss-scale 65536 --loss-scale-window 40) ;;
   esac
@@ -75,12 +76,12 @@ story() {  # DTYPE
   same_files "$1"/iter_* "$1.again"/iter_*
   case $1 in
     f32) follows f32 1e-4 1e-3 0 ;;
-    bf16) follows bf16 2e-3 2e-2 0 ;;
+    bf16 | bf16_gradients) follows "$1" 2e-3 2e-2 0 ;;
     fp16)
       follows fp16 3e-4 3e-3 10
       [ "$steps" -lt "$window" ] || grep -q '"loss_scale": *131072' fp16.jsonl || broken "the loss scale has not grown"
       ;;
-    *) broken "'$1': expected f32, bf16 or fp16" ;;
+    *) broken "'$1': expected f32, bf16, bf16_gradients or fp16" ;;
   esac
 }
 

@@ -22,7 +22,7 @@ void adamw(const Context& ctx, const AdamWOptions& options, const Tensor& grad, 
   check_shape(value, grad.shape(), "value");
   check_shape(m, grad.shape(), "m");
   check_shape(v, grad.shape(), "v");
-  check_dtype(grad, DType::f32, "grad");
+  if (value.dtype() != DType::bf16 || grad.dtype() != DType::bf16) check_dtype(grad, DType::f32, "grad");
   XMOE_CHECK(is_float(value.dtype()), "value: expected f32, bf16 or f16, got {}", name_of(value.dtype()));
   check_moment(m, "m");
   check_moment(v, "v");

@@ -32,7 +32,7 @@ struct AdamWOptions {
 };
 
 void adamw(const Context& ctx, const AdamWOptions& options,
-           const Tensor& grad,       // [N] f32
+           const Tensor& grad,       // [N] f32, or bf16 beside a bf16 value
            const Tensor& value,      // [N] f32, bf16 or f16
            const Tensor& remainder,  // [N] i16; undefined beside an f32 value
            const Tensor& m,          // [N] f32 or bf16

@@ -1,6 +1,6 @@
-// One pass over memory. Per parameter 4 bytes of the gradient are read, and value, remainder and moments read
-// and written: 28 bytes with f32 moments (beside an f32 value or one of 16 bits with its remainder), 20 with
-// both in bf16.
+// One pass over memory. Per parameter 4 bytes of the gradient are read (2 of bf16), and value, remainder and
+// moments read and written: 28 bytes with f32 moments (beside an f32 value or one of 16 bits with its
+// remainder), 20 with both in bf16.
 #include "ops/adamw/adamw_cpu.h"
 
 #include <bit>
@@ -23,13 +23,13 @@ float number(bf16 stored) { return static_cast<float>(stored); }
 void round_moment(float moment, std::uint32_t, float& to) { to = moment; }
 void round_moment(float moment, std::uint32_t random, bf16& to) { to.bits = round_by_chance(moment, random); }
 
-template <typename T, typename M, typename V>
-void update(const AdamWFactors& f, const float* grad, T* value, std::int16_t* remainder, M* m, V* v,
+template <typename G, typename T, typename M, typename V>
+void update(const AdamWFactors& f, const G* grad, T* value, std::int16_t* remainder, M* m, V* v,
             std::int64_t begin, std::int64_t end) {
   constexpr bool kRounds = std::is_same_v<M, bf16> || std::is_same_v<V, bf16>;
 #pragma omp simd
   for (std::int64_t i = begin; i < end; ++i) {
-    const float g = f.grad_scale * grad[i];
+    const float g = f.grad_scale * number(grad[i]);
     const float first = f.beta1 * number(m[i]) + f.one_minus_beta1 * g;
     const float second = f.beta2 * number(v[i]) + f.one_minus_beta2 * (g * g);
     float w = 0.0F;
@@ -62,7 +62,13 @@ void adamw(const AdamWOptions& options, const Tensor& grad, const Tensor& value,
     with_float_or<bf16>(m.dtype(), [&]<typename M>(M) {
       with_float_or<bf16>(v.dtype(), [&]<typename V>(V) {
         parallel_for(grad.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
-          update(f, grad.data<float>(), value.data<T>(), low, m.data<M>(), v.data<V>(), begin, end);
+          const auto run = [&]<typename G>(G) {
+            update(f, grad.data<G>(), value.data<T>(), low, m.data<M>(), v.data<V>(), begin, end);
+          };
+          if constexpr (std::is_same_v<T, bf16>)
+            with_float_or<bf16>(grad.dtype(), run);
+          else
+            run(0.0F);
         });
       });
     });

@@ -1,6 +1,6 @@
-// Bound by bytes: per parameter 4 of the gradient read, and value, remainder and moments read and written (28
-// with f32 moments, 20 with both in bf16). A thread takes 4 elements in a row, 16 bytes of each f32 array and
-// 8 of each 16-bit one, or one where memory is not aligned for that. No shared memory.
+// Bound by bytes: per parameter 4 of the gradient read (2 of bf16), and value, remainder and moments read and
+// written (28 with f32 moments, 20 with both in bf16). A thread takes 4 elements in a row, 16 bytes of each
+// f32 array and 8 of each 16-bit one, or one where memory is not aligned for that. No shared memory.
 #include "ops/adamw/adamw_gpu.h"
 
 #include <cmath>
@@ -40,9 +40,9 @@ __device__ void store_moment(const float (&moment)[N], const std::uint32_t (&ran
   }
 }
 
-template <int N, typename T, typename M, typename V>
-__device__ void update(const AdamWFactors& f, const float* grad, T* value, std::int16_t* remainder, M* m,
-                       V* v, std::int64_t at) {
+template <int N, typename G, typename T, typename M, typename V>
+__device__ void update(const AdamWFactors& f, const G* grad, T* value, std::int16_t* remainder, M* m, V* v,
+                       std::int64_t at) {
   float g[N];
   float w[N];
   float first[N];
@@ -94,8 +94,8 @@ __device__ void update(const AdamWFactors& f, const float* grad, T* value, std::
   }
 }
 
-template <int N, typename T, typename M, typename V>
-__global__ void adamw_kernel(AdamWFactors f, const float* grad, T* value, std::int16_t* remainder, M* m, V* v,
+template <int N, typename G, typename T, typename M, typename V>
+__global__ void adamw_kernel(AdamWFactors f, const G* grad, T* value, std::int16_t* remainder, M* m, V* v,
                              std::int64_t count) {
   const std::int64_t thread = thread_index();
   const std::int64_t packs = count / N;
@@ -112,19 +112,24 @@ void adamw(const Context& ctx, const AdamWOptions& options, const Tensor& grad, 
   if (count == 0) return;
   const AdamWFactors f = adamw_factors(options);
   auto* low = remainder.defined() ? remainder.data<std::int16_t>() : nullptr;
-  const auto run = [&]<int N, typename T, typename M, typename V>() {
-    launch(adamw_kernel<N, T, M, V>, grid_of(ceil_div(count, N) + N, kBlockThreads), Block(kBlockThreads), 0,
-           stream(ctx.device()), f, grad.data<float>(), value.data<T>(), low, m.data<M>(), v.data<V>(),
-           count);
+  const auto run = [&]<int N, typename G, typename T, typename M, typename V>() {
+    launch(adamw_kernel<N, G, T, M, V>, grid_of(ceil_div(count, N) + N, kBlockThreads), Block(kBlockThreads),
+           0, stream(ctx.device()), f, grad.data<G>(), value.data<T>(), low, m.data<M>(), v.data<V>(), count);
   };
   const bool packed = aligned({grad.raw(), value.raw(), low, m.raw(), v.raw()});
   with_float(value.dtype(), [&]<typename T>(T) {
     with_float_or<bf16>(m.dtype(), [&]<typename M>(M) {
       with_float_or<bf16>(v.dtype(), [&]<typename V>(V) {
-        if (packed)
-          run.template operator()<kElements, T, M, V>();
+        const auto of_gradient = [&]<typename G>(G) {
+          if (packed)
+            run.template operator()<kElements, G, T, M, V>();
+          else
+            run.template operator()<1, G, T, M, V>();
+        };
+        if constexpr (std::is_same_v<T, bf16>)
+          with_float_or<bf16>(grad.dtype(), of_gradient);
         else
-          run.template operator()<1, T, M, V>();
+          of_gradient(0.0F);
       });
     });
   });

@@ -33,12 +33,13 @@ struct Types {
   DType value = DType::f32;
   DType m = DType::f32;
   DType v = DType::f32;
+  DType grad = DType::f32;
 };
 
 struct State {
   State(const Device& device, const Types& types, std::int64_t count)
       : arena(device, MemoryTag::optimizer),
-        grad(arena.zeros(DType::f32, {count})),
+        grad(arena.zeros(types.grad, {count})),
         value(arena.tensor(types.value, {count})),
         remainder(types.value == DType::f32 ? Tensor{} : arena.zeros(DType::i16, {count})),
         m(arena.zeros(types.m, {count})),
@@ -140,8 +141,10 @@ TEST_P(AdamW, AgreesWithTheReference) {
   constexpr DType f16 = DType::f16;
   for (const Types& types :
        {Types{f32, f32, f32}, Types{bf16, f32, f32}, Types{bf16, bf16, f32}, Types{bf16, f32, bf16},
-        Types{bf16, bf16, bf16}, Types{f32, bf16, bf16}, Types{f16, f32, f32}, Types{f16, bf16, bf16}}) {
-    SCOPED_TRACE(fmt::format("value {} m {} v {}", name_of(types.value), name_of(types.m), name_of(types.v)));
+        Types{bf16, bf16, bf16}, Types{f32, bf16, bf16}, Types{f16, f32, f32}, Types{f16, bf16, bf16},
+        Types{bf16, f32, f32, bf16}, Types{bf16, bf16, bf16, bf16}}) {
+    SCOPED_TRACE(fmt::format("value {} m {} v {} gradient {}", name_of(types.value), name_of(types.m),
+                             name_of(types.v), name_of(types.grad)));
     check_steps(device(), types, 1);
     check_steps(device(), types, 17);
     check_steps(device(), types, 50'001);  // more than one thread's share
@@ -257,6 +260,8 @@ TEST_P(AdamW, ChecksArguments) {
   EXPECT_THROW(adamw(ctx, o, s.grad, s.grad, s.remainder, s.m, s.v), InvariantError);
   EXPECT_THROW(adamw(ctx, o, s.grad, s.value, s.value, s.m, s.v), InvariantError);
   EXPECT_THROW(adamw(ctx, o, s.grad, s.value, s.remainder, s.remainder, s.v), InvariantError);
+  State f32_value(device(), {DType::f32, DType::f32, DType::f32, DType::bf16}, 4);
+  EXPECT_THROW(f32_value.step(o), InvariantError);
   EXPECT_THROW(adamw(ctx, o, s.grad.slice(0, 3), s.value, s.remainder, s.m, s.v), InvariantError);
 }
 

@@ -73,8 +73,8 @@ void grouped_mlp_backward(const Context& ctx, Activation activation, const Exper
   check_pair(dx, w1.dim(2), w1.dtype(), "dx");
   check_shape(dw1, w1.shape(), "dw1");
   check_shape(dw2, w2.shape(), "dw2");
-  check_dtype(dw1, DType::f32, "dw1");
-  check_dtype(dw2, DType::f32, "dw2");
+  if (dw1.dtype() != w1.dtype()) check_dtype(dw1, DType::f32, "dw1");
+  check_dtype(dw2, dw1.dtype(), "dw2");
   XMOE_CHECK(dweights.defined() == rows.weights.defined(), "weights and their gradient come together");
   if (dweights.defined()) check_shape(dweights, {rows.total()}, "dweights");
   if (accumulation == Accumulation::write)

@@ -15,7 +15,8 @@
 // rows, else row source[r] - rows of `remote`; results go to `destination[r]` of the output pair in the same
 // way. In backward dy takes the place of x and dx that of y, with the same indices.
 //
-// f32, bf16 or f16 with f32 sums. Experts without rows are ordinary.
+// f32, bf16 or f16 with f32 sums. Gradients of the weights are f32, or of the weights' dtype; then a
+// call rounds what it adds, and the sum. Experts without rows are ordinary.
 #pragma once
 
 #include <cstdint>
@@ -65,8 +66,8 @@ void grouped_mlp_backward(const Context& ctx, Activation activation, const Exper
                           const Tensor& h,         // [R, I']
                           const RowPair& dx,       // [L', H], [S', H]
                           const Tensor& dweights,  // [R] f32; undefined without weights
-                          const Tensor& dw1,       // [E, I', H] f32
-                          const Tensor& dw2,       // [E, H, I] f32
+                          const Tensor& dw1,       // [E, I', H] f32, or as w1
+                          const Tensor& dw2,       // [E, H, I] as dw1
                           Accumulation accumulation);
 
 }  // namespace xmoe

@@ -26,6 +26,7 @@ struct GroupedMlpSizes {
   std::vector<std::int64_t> per_expert;
   bool in_order = false;  // no indices: row r is token r
   bool weighted = true;
+  ElementKind gradients = ElementKind::f32;  // of the weights; or compute
 };
 
 namespace grouped_mlp_cases {
@@ -118,17 +119,18 @@ inline OpCase grouped_mlp_case(const GroupedMlpSizes& s, Accumulation accumulati
   const std::int64_t remote_results = s.in_order ? 0 : rows / 3;
 
   OpCase op;
-  op.name = added ? name : name + ", gradients written";
+  op.name = name + (added ? "" : ", gradients written") +
+            (s.gradients == ElementKind::compute ? ", in the dtype of the weights" : "");
   op.inputs = {{.name = "x", .shape = {s.tokens, s.hidden}},
                {.name = "w1",
                 .shape = {experts, width, s.hidden},
                 .fill = normal(1.0 / std::sqrt(static_cast<double>(s.hidden))),
-                .gradient = ElementKind::f32,
+                .gradient = s.gradients,
                 .gradient_added = added},
                {.name = "w2",
                 .shape = {experts, s.hidden, s.ffn},
                 .fill = normal(1.0 / std::sqrt(static_cast<double>(s.ffn))),
-                .gradient = ElementKind::f32,
+                .gradient = s.gradients,
                 .gradient_added = added},
                {.name = "weights",
                 .shape = {rows},

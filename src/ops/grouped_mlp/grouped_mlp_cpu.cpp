@@ -147,7 +147,7 @@ struct WeightGradient {
   std::int64_t m;
   PairRows<T> right;
   std::int64_t n;
-  float* dw;        // [E, m, n], or [E, n, m] when transposed
+  Tensor dw;        // [E, m, n], or [E, n, m] when transposed; f32 or of T
   bool transposed;  // dW^T is stored: dW += right^T left
 };
 
@@ -183,29 +183,49 @@ std::vector<Slice> weight_slices(const ExpertRows& rows, std::span<const WeightG
   return slices;
 }
 
+// `sums`: where f32 sums of a slice are formed whose dW is not f32.
 template <typename T>
-void sum_weight_gradient(const WeightGradient<T>& g, const Slice& s, Accumulation accumulation, T* scratch) {
+void sum_weight_gradient(const WeightGradient<T>& g, const Slice& s, Accumulation accumulation, T* scratch,
+                         float* sums) {
   constexpr std::int64_t kRows = kMaxBlockRows;
+  const std::int64_t columns = g.transposed ? g.m : g.n;
+  const std::int64_t offset = s.expert * g.m * g.n + s.begin * columns;
+  const bool direct = g.dw.dtype() == DType::f32;
   for (std::int64_t r = s.first_row; r < s.first_row + s.rows; r += kRows) {
     const std::int64_t count = std::min(kRows, s.first_row + s.rows - r);
     const T* left = g.left + r * g.m;
     const T* right = g.right.gather(r, count, scratch);
     GemmTile t;
     t.m = s.end - s.begin;
-    t.n = g.transposed ? g.m : g.n;
+    t.n = columns;
     t.k = count;
     t.a = (g.transposed ? right : left) + s.begin;
     t.lda = g.transposed ? g.n : g.m;
     t.b = g.transposed ? left : right;
     t.ldb = g.transposed ? g.m : g.n;
-    t.c = g.dw + s.expert * g.m * g.n + s.begin * t.n;
+    t.c = direct ? g.dw.template data<float>() + offset : sums;
     t.ldc = t.n;
     t.input = dtype_of<T>::value;
     t.output = DType::f32;
     t.options.a = Transpose::yes;
-    t.options.accumulate = accumulation == Accumulation::add || r > s.first_row;
+    t.options.accumulate = (direct && accumulation == Accumulation::add) || r > s.first_row;
     gemm_tile(t);
   }
+  if (direct) return;
+  T* const dw = g.dw.template data<T>() + offset;
+  for (std::int64_t i = 0; i < (s.end - s.begin) * columns; ++i)
+    dw[i] = T(accumulation == Accumulation::add ? static_cast<float>(dw[i]) + sums[i] : sums[i]);
+}
+
+// Elements of dW that the largest slice has.
+template <typename T>
+std::int64_t largest_slice(const std::vector<Slice>& slices, std::span<const WeightGradient<T>> gradients) {
+  std::int64_t most = 0;
+  for (const Slice& s : slices) {
+    const WeightGradient<T>& g = gradients[static_cast<std::size_t>(s.gradient)];
+    most = std::max(most, (s.end - s.begin) * (g.transposed ? g.m : g.n));
+  }
+  return most;
 }
 
 template <typename T>
@@ -282,13 +302,15 @@ void backward(const Context& ctx, Activation activation, const ExpertRows& rows,
     output.scatter(b.begin, b.rows, dxb);
   });
   const WeightGradient<T> gradients[] = {
-      {dh, width, input, hidden, dw1.data<float>(), false},
-      {a, ffn, upstream, hidden, dw2.data<float>(), true},
+      {dh, width, input, hidden, dw1, false},
+      {a, ffn, upstream, hidden, dw2, true},
   };
   const auto slices = weight_slices<T>(rows, gradients);
+  const Scratch<float> sums(ctx.workspace, 1,
+                            dw1.dtype() == DType::f32 ? 0 : largest_slice<T>(slices, gradients));
   parallel_tasks(static_cast<std::int64_t>(slices.size()), [&](std::int64_t task, int thread) {
     const Slice& s = slices[static_cast<std::size_t>(task)];
-    sum_weight_gradient(gradients[s.gradient], s, accumulation, row_scratch.of(thread));
+    sum_weight_gradient(gradients[s.gradient], s, accumulation, row_scratch.of(thread), sums.of(thread));
   });
 }
 

@@ -77,6 +77,24 @@ TEST_P(GroupedMlp, ManyBlocksOfRows) {
   EXPECT_OK(check_backward(grouped_mlp_case(s, Accumulation::write, "many_blocks"), DType::f32, device()));
 }
 
+TEST_P(GroupedMlp, GradientsInTheDtypeOfTheWeights) {
+  for (const auto accumulation : {Accumulation::add, Accumulation::write})
+    for (const DType dtype : {DType::bf16, DType::f16}) {
+      const OpCase op = grouped_mlp_case({.tokens = 13,
+                                          .remote = 5,
+                                          .hidden = 17,
+                                          .ffn = 66,
+                                          .per_expert = {3, 0, 260, 1},
+                                          .gradients = ElementKind::compute},
+                                         accumulation, "uneven_experts");
+      EXPECT_OK(check_backward(op, dtype, device()));
+      if (device().is_cpu())
+        EXPECT_OK(check_threads(op, dtype));
+      else
+        EXPECT_OK(check_repeated(op, dtype, device()));
+    }
+}
+
 // Widths that tensor cores with their own kernels take: rows beyond a tile of 128, odd counts, experts
 // without rows, a tile of fewer columns, rows of other ranks.
 TEST_P(GroupedMlpOnGpu, TilesThatAreNotFull) {
@@ -89,6 +107,13 @@ TEST_P(GroupedMlpOnGpu, TilesThatAreNotFull) {
                             .ffn = 192,
                             .activation = activation,
                             .per_expert = {0, 131, 1, 64, 0, 33}},
+                           "partial_tiles", device()));
+    EXPECT_OK(check_halves({.tokens = 50,
+                            .hidden = 320,
+                            .ffn = 64,
+                            .activation = activation,
+                            .per_expert = {70, 1, 0, 31},
+                            .gradients = ElementKind::compute},
                            "partial_tiles", device()));
   }
   EXPECT_OK(check_halves(

@@ -133,16 +133,25 @@ __device__ inline void store_shared_4(std::uint32_t address, std::uint32_t v) {
 
 // Adds without reading back. Each element has one writer in a launch, so that its bits do not depend on
 // order.
+// Two neighbours in memory are added to, or written. In 16 bits the terms are rounded before they are added.
+// A tile's sums reach each number once, so that the order of additions is that of the calls.
 __device__ inline void add_to_memory(float* to, float first, float second) {
   asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(to), "f"(first), "f"(second) : "memory");
 }
-
-__device__ inline void add_to_memory(float* to, float value) {
-  asm volatile("red.global.add.f32 [%0], %1;" ::"l"(to), "f"(value) : "memory");
+__device__ inline void add_to_memory(bf16* to, float first, float second) {
+  asm volatile("red.global.add.noftz.bf16x2 [%0], %1;" ::"l"(to), "r"(round_pair<bf16>(first, second))
+               : "memory");
 }
-
+__device__ inline void add_to_memory(f16* to, float first, float second) {
+  asm volatile("red.global.add.noftz.f16x2 [%0], %1;" ::"l"(to), "r"(round_pair<f16>(first, second))
+               : "memory");
+}
 __device__ inline void write_to_memory(float* to, float first, float second) {
   *reinterpret_cast<float2*>(to) = {first, second};
+}
+template <typename T>
+__device__ inline void write_to_memory(T* to, float first, float second) {
+  *reinterpret_cast<unsigned*>(to) = round_pair<T>(first, second);
 }
 
 }  // namespace xmoe::gpu::hopper

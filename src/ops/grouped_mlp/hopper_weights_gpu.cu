@@ -1,4 +1,4 @@
-// Gradients of the experts' weights: dW [E, M, N] or dW^T [E, N, M], f32, += or = left^T right over the rows
+// Gradients of the experts' weights: dW [E, M, N] or dW^T [E, N, M] += or = left^T right over the rows
 // of each expert that has some, left [R, M] in order, right [R, N] by index. The rows are the terms of the
 // sums, 64 a stage. Bound by FLOPs; grid and shared memory as in hopper_rows_gpu.cu.
 //
@@ -16,7 +16,7 @@ struct WeightProductParameters {
   CUtensorMap left;  // boxes of 64 x 64
   PairRows right;
   Experts experts;
-  float* dw;  // [E, rows, columns], or [E, columns, rows]
+  void* dw;  // [E, rows, columns], or [E, columns, rows]
   int rows, columns;
   int row_blocks, column_blocks;
   bool add;  // or write
@@ -28,23 +28,24 @@ struct WeightProductParameters {
 }
 
 // Asks for the tile of dW, one or two of its lines a thread.
-template <bool kTransposed>
+template <typename G, bool kTransposed>
 __device__ inline void prefetch_tile(const WeightProductParameters& p, const Tile& tile) {
   const int thread = static_cast<int>(threadIdx.x);
   const int row = tile.row_block * kRows;
   const int column = tile.column_block * kColumns;
-  const float* const dw = p.dw + static_cast<std::int64_t>(tile.expert) * p.rows * p.columns;
-  constexpr int kFloat = static_cast<int>(sizeof(float));
+  const G* const dw =
+      static_cast<const G*>(p.dw) + static_cast<std::int64_t>(tile.expert) * p.rows * p.columns;
+  constexpr int kSize = static_cast<int>(sizeof(G));
   if constexpr (kTransposed) {
     for (int line = column + thread; line < min(column + kColumns, p.columns); line += kWarpgroup)
-      prefetch_bytes(dw + static_cast<std::int64_t>(line) * p.rows + row, min(kRows, p.rows - row) * kFloat);
+      prefetch_bytes(dw + static_cast<std::int64_t>(line) * p.rows + row, min(kRows, p.rows - row) * kSize);
   } else if (row + thread < p.rows) {
     prefetch_bytes(dw + static_cast<std::int64_t>(row + thread) * p.columns + column,
-                   min(kColumns, p.columns - column) * kFloat);
+                   min(kColumns, p.columns - column) * kSize);
   }
 }
 
-template <bool kTransposed>
+template <typename G, bool kTransposed>
 __device__ void load_tiles(const WeightProductParameters& p, Ring ring) {
   TileWalk walk(p.experts, p.column_blocks);
   Tile tile;
@@ -59,7 +60,7 @@ __device__ void load_tiles(const WeightProductParameters& p, Ring ring) {
     // turns, spread over the stages.
     const int dw_stage = p.add ? static_cast<int>(threadIdx.x) * stages / kRows : stages;
     for (int s = 0; s < stages; ++s) {
-      if (s == dw_stage) prefetch_tile<kTransposed>(p, tile);
+      if (s == dw_stage) prefetch_tile<G, kTransposed>(p, tile);
       ring.wait_empty();
       const std::uint32_t full = ring.full(ring.stage());
       if (threadIdx.x == 0) {
@@ -74,45 +75,43 @@ __device__ void load_tiles(const WeightProductParameters& p, Ring ring) {
   }
 }
 
-// Two sums of neighbouring columns, `step` apart in memory.
-template <bool kTransposed>
-__device__ inline void store_two(bool add, float* to, std::int64_t step, float first, float second) {
-  if constexpr (!kTransposed) {
-    if (add)
-      add_to_memory(to, first, second);
-    else
-      write_to_memory(to, first, second);
-  } else if (add) {
-    add_to_memory(to, first);
-    add_to_memory(to + step, second);
-  } else {
-    to[0] = first;
-    to[step] = second;
-  }
-}
-
-template <bool kTransposed>
+// A thread has two neighbouring columns of each row. Of the transpose, where neighbours in memory are rows,
+// it takes two rows of one of the columns, and the thread that has the other row those of the other.
+template <typename G, bool kTransposed>
 [[maybe_unused]] __device__ void store_sums(const WeightProductParameters& p, const float (&sums)[kSums],
                                             const Tile& tile, int consumer) {
   const int lane = lane_index();
   const int warp = static_cast<int>(threadIdx.x) % kWarpgroup / kWarpSize;
-  const int row = tile.row_block * kRows + consumer * kBlockRows + warp * 16 + lane / 4;
-  if (row >= p.rows) return;  // of whole blocks of 64
-  const int column = tile.column_block * kColumns + lane % 4 * 2;
+  const int first_row = tile.row_block * kRows + consumer * kBlockRows + warp * 16;
+  if (first_row >= p.rows) return;  // of whole blocks of 64
+  const bool odd_row = lane / 4 % 2 != 0;
+  const int row = first_row + lane / 4 - (kTransposed && odd_row ? 1 : 0);
+  const int column = tile.column_block * kColumns + lane % 4 * 2 + (kTransposed && odd_row ? 1 : 0);
   const std::int64_t of_row = kTransposed ? 1 : p.columns;
   const std::int64_t of_column = kTransposed ? p.rows : 1;
-  float* const to =
-      p.dw + static_cast<std::int64_t>(tile.expert) * p.rows * p.columns + row * of_row + column * of_column;
+  G* const to = static_cast<G*>(p.dw) + static_cast<std::int64_t>(tile.expert) * p.rows * p.columns +
+                row * of_row + column * of_column;
 #pragma unroll
   for (int j = 0; j < kColumns / 8; ++j) {
-    if (column + 8 * j >= p.columns) break;
-    float* const here = to + 8 * j * of_column;
-    store_two<kTransposed>(p.add, here, of_column, sums[4 * j], sums[4 * j + 1]);
-    store_two<kTransposed>(p.add, here + 8 * of_row, of_column, sums[4 * j + 2], sums[4 * j + 3]);
+    if (tile.column_block * kColumns + 8 * j >= p.columns) break;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {  // eight rows below
+      float first = sums[4 * j + 2 * half];
+      float second = sums[4 * j + 2 * half + 1];
+      if constexpr (kTransposed) {
+        const float other = shuffle_xor(odd_row ? first : second, 4);
+        (odd_row ? first : second) = other;
+      }
+      G* const here = to + 8 * j * of_column + 8 * half * of_row;
+      if (p.add)
+        add_to_memory(here, first, second);
+      else
+        write_to_memory(here, first, second);
+    }
   }
 }
 
-template <typename T, bool kTransposed>
+template <typename T, typename G, bool kTransposed>
 __device__ void multiply_tiles(const WeightProductParameters& p, Ring ring) {
   const int consumer = static_cast<int>(threadIdx.x) / kWarpgroup - 1;
   TileWalk walk(p.experts, p.column_blocks);
@@ -126,11 +125,11 @@ __device__ void multiply_tiles(const WeightProductParameters& p, Ring ring) {
     float sums[kSums];
     sum_tile<Operands<T, true, true, true>>(sums, p.rows - tile.row_block * kRows,
                                             p.columns - tile.column_block * kColumns, ring, stages, consumer);
-    store_sums<kTransposed>(p, sums, tile, consumer);
+    store_sums<G, kTransposed>(p, sums, tile, consumer);
   }
 }
 
-template <typename T, bool kTransposed>
+template <typename T, typename G, bool kTransposed>
 __global__ void __launch_bounds__(kThreads, 1)
     weight_product_kernel(const __grid_constant__ WeightProductParameters p) {
 #if defined(XMOE_HOPPER_CODE)
@@ -140,10 +139,10 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   if (threadIdx.x < kWarpgroup) {
     give_up_registers<kLoaderRegisters>();
-    load_tiles<kTransposed>(p, ring);
+    load_tiles<G, kTransposed>(p, ring);
   } else {
     claim_registers<kConsumerRegisters>();
-    multiply_tiles<T, kTransposed>(p, ring);
+    multiply_tiles<T, G, kTransposed>(p, ring);
   }
 #endif
 }
@@ -155,7 +154,7 @@ void run(const Context& ctx, const Experts& experts, const Tensor& left, const I
   p.left = matrix_map(left);
   p.right = pair_rows(right.pair, right.index);
   p.experts = experts;
-  p.dw = dw.data<float>();
+  p.dw = dw.raw();
   p.rows = static_cast<int>(left.dim(1));
   p.columns = static_cast<int>(right.pair.local.dim(1));
   p.row_blocks = (p.rows + kRows - 1) / kRows;
@@ -165,8 +164,14 @@ void run(const Context& ctx, const Experts& experts, const Tensor& left, const I
   for (int e = 0; e < experts.count; ++e)
     if (experts.begin[e + 1] > experts.begin[e]) tiles += std::int64_t{p.row_blocks} * p.column_blocks;
   with_half({left.dtype()}, [&]<typename T>(T) {
-    launch(weight_product_kernel<T, kTransposed>, persistent_grid(ctx.device(), tiles), Block(kThreads),
-           kSharedBytes, stream(ctx.device()), p);
+    const auto launched = [&]<typename G>(G) {
+      launch(weight_product_kernel<T, G, kTransposed>, persistent_grid(ctx.device(), tiles), Block(kThreads),
+             kSharedBytes, stream(ctx.device()), p);
+    };
+    if (dw.dtype() == DType::f32)
+      launched(0.0F);
+    else
+      launched(T{});
   });
 }
 

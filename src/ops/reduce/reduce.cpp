@@ -16,7 +16,9 @@ double sum(const Context& ctx, const Tensor& x) {
 double sum_of_squares(const Context& ctx, const Tensor& x) { return sum_of_squares(ctx, std::span(&x, 1)); }
 
 double sum_of_squares(const Context& ctx, std::span<const Tensor> tensors) {
-  for (const Tensor& x : tensors) check_dtype(x, DType::f32, "x");
+  for (const Tensor& x : tensors)
+    XMOE_CHECK(x.dtype() == DType::f32 || x.dtype() == DType::bf16, "x: expected f32 or bf16, got {}",
+               name_of(x.dtype()));
   if (ctx.device().is_cpu()) {
     double total = 0.0;
     for (const Tensor& x : tensors) total += cpu::sum_of_squares(ctx.workspace, x);

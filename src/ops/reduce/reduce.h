@@ -11,7 +11,7 @@ namespace xmoe {
 
 double sum(const Context& ctx, const Tensor& x);  // any shape, f32
 double sum_of_squares(const Context& ctx,
-                      const Tensor& x);  // any shape, f32; not finite if any element is not
+                      const Tensor& x);  // any shape, f32 or bf16; not finite if any element is not
 // Over all elements of all of them, likewise; on a GPU the host waits once.
 double sum_of_squares(const Context& ctx, std::span<const Tensor> tensors);
 

@@ -16,11 +16,11 @@ namespace {
 constexpr std::int64_t kMostBlocks = 1024;
 // Elements below which another block is not worth it: 16 accesses a thread.
 constexpr std::int64_t kLeastShare = std::int64_t{16} * 4 * kBlockThreads;
-constexpr int kElements = 4;  // of one access
+constexpr int kElements = 4;  // of one access: 16 bytes, or 8 of bf16
 
 // A block takes `share` elements. Shared memory: the partial sums of the warps.
-template <bool squared, int N>
-__global__ void reduce_kernel(const float* x, std::int64_t count, std::int64_t share, double* sums) {
+template <bool squared, int N, typename T>
+__global__ void reduce_kernel(const T* x, std::int64_t count, std::int64_t share, double* sums) {
   __shared__ double partials[kBlockThreads / kWarpSize];
   const std::int64_t begin = blockIdx.x * share;
   const std::int64_t end = begin + share < count ? begin + share : count;
@@ -38,7 +38,7 @@ __global__ void reduce_kernel(const float* x, std::int64_t count, std::int64_t s
 #pragma unroll
     for (int j = 0; j < N; ++j) add(values[j]);
   }
-  if (packed_end + threadIdx.x < end) add(x[packed_end + threadIdx.x]);
+  if (packed_end + threadIdx.x < end) add(to_float(x[packed_end + threadIdx.x]));
   block_sums(total, partials);
   if (threadIdx.x == 0) sums[blockIdx.x] = total[0];
 }
@@ -69,14 +69,16 @@ double reduce(const Context& ctx, std::span<const Tensor> tensors) {
   double* to = on_device;
   for (const Tensor& x : tensors) {
     const Cut cut(x.numel());
-    const auto run = [&]<int N>() {
-      launch(reduce_kernel<squared, N>, grid_of(cut.blocks, 1), Block(kBlockThreads), 0, stream(ctx.device()),
-             x.data<float>(), x.numel(), cut.share, to);
-    };
-    if (aligned({x.raw()}))
-      run.template operator()<kElements>();
-    else
-      run.template operator()<1>();
+    with_float_or<bf16>(x.dtype(), [&]<typename T>(T) {
+      const auto run = [&]<int N>() {
+        launch(reduce_kernel<squared, N, T>, grid_of(cut.blocks, 1), Block(kBlockThreads), 0,
+               stream(ctx.device()), x.data<T>(), x.numel(), cut.share, to);
+      };
+      if (aligned({x.raw()}))
+        run.template operator()<kElements>();
+      else
+        run.template operator()<1>();
+    });
     to += cut.blocks;
   }
   device_copy(ctx.device(), on_device, {}, sums.data(), bytes);

@@ -15,10 +15,11 @@ namespace {
 XMOE_DEVICE_SUITE(Reduce);
 
 TEST_P(Reduce, AgreesWithTheReference) {
-  for (const std::int64_t count : {0, 1, 5, 8191, 8192, 8193, 100'003, 2'000'003}) {
+  const auto expect_sums = [&](DType dtype, std::int64_t count) {
+    SCOPED_TRACE(fmt::format("{} of {}", count, name_of(dtype)));
     Arena arena(device(), MemoryTag::workspace);
     const Context ctx{arena};
-    const Tensor x = arena.tensor(DType::f32, {count});
+    const Tensor x = arena.tensor(dtype, {count});
     fill_random(x, normal(1.0, 0.25), Rng(1, "x"));
     long double total = 0.0L;
     long double squares = 0.0L;
@@ -28,17 +29,21 @@ TEST_P(Reduce, AgreesWithTheReference) {
     }
     // Sums in double: what is left of rounding is far below that of the float inputs.
     constexpr double kTolerance = 1e-12;
-    EXPECT_NEAR(sum(ctx, x), static_cast<double>(total), kTolerance * static_cast<double>(count + 1));
+    if (dtype == DType::f32) {
+      EXPECT_NEAR(sum(ctx, x), static_cast<double>(total), kTolerance * static_cast<double>(count + 1));
+    }
     EXPECT_NEAR(sum_of_squares(ctx, x), static_cast<double>(squares),
                 kTolerance * static_cast<double>(count + 1));
-  }
+  };
+  for (const std::int64_t count : {0, 1, 5, 8191, 8192, 8193, 100'003, 2'000'003})
+    for (const DType dtype : {DType::f32, DType::bf16}) expect_sums(dtype, count);
 }
 
 TEST_P(Reduce, SumsSeveralTensors) {
   Arena arena(device(), MemoryTag::workspace);
   const Context ctx{arena};
   const Tensor x = arena.tensor(DType::f32, {70'001});
-  const Tensor y = arena.tensor(DType::f32, {40'000});
+  const Tensor y = arena.tensor(DType::bf16, {40'000});
   fill_random(x, normal(), Rng(1, "x"));
   fill_random(y, normal(), Rng(1, "y"));
   const Tensor odd = x.slice(1, 70'001);  // not aligned for wide accesses
@@ -87,6 +92,7 @@ TEST_P(Reduce, UndefinedAndWrongTensors) {
   const Context ctx{arena};
   EXPECT_EQ(sum_of_squares(ctx, Tensor{}), 0.0);
   EXPECT_THROW(sum(ctx, arena.zeros(DType::bf16, {2})), InvariantError);
+  EXPECT_THROW(sum_of_squares(ctx, arena.zeros(DType::f16, {2})), InvariantError);
 }
 
 }  // namespace
