@@ -39,6 +39,10 @@ void run(const std::vector<std::string>& filters, const std::string& shape, cons
   }
   if (!any)
     xmoe::fail("no benchmark is called like {}; --list shows their names", fmt::join(filters, " or "));
+  if (!list && !shape.empty() && !bench.met_shape())
+    xmoe::fail(
+        "no shape of moe_layer or grouped_mlp that ran is called like '{}'; without --shape all are shown",
+        shape);
   if (!json.empty() && !list) xmoe::write_json(bench.rows(), json);
 }
 

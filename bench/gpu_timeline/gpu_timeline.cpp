@@ -92,13 +92,15 @@ std::string readable(const std::string& mangled) {
 void list_last(std::vector<xmoe::Activity> all, std::size_t count) {
   std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.begin < b.begin; });
   const std::size_t from = all.size() - std::min(count, all.size());
+  std::uint64_t done = all.front().begin;
   fmt::print(stderr, "   begin us    gap us       us  what\n");
-  for (std::size_t i = from; i < all.size(); ++i) {
+  for (std::size_t i = 0; i < all.size(); ++i) {
     const xmoe::Activity& a = all[i];
-    const std::uint64_t done = i == 0 ? a.begin : all[i - 1].end;
+    const std::uint64_t gap = a.begin > done ? a.begin - done : 0;
+    done = std::max(done, a.end);
+    if (i < from) continue;
     fmt::print(stderr, "{:11.1f} {:9.1f} {:8.1f}  {}\n",
-               static_cast<double>(a.begin - all[from].begin) * 1e-3,
-               a.begin > done ? static_cast<double>(a.begin - done) * 1e-3 : 0.0,
+               static_cast<double>(a.begin - all[from].begin) * 1e-3, static_cast<double>(gap) * 1e-3,
                static_cast<double>(a.end - a.begin) * 1e-3, readable(a.name));
   }
 }

@@ -9,6 +9,7 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "device/context.h"
@@ -28,12 +29,17 @@ struct BenchRow {
 
 class Bench {
  public:
-  // Of benchmarks with several large shapes, those whose name contains `shape` are wanted.
+  // Of moe_layer and grouped_mlp, the shapes whose name contains `shape` are wanted.
   explicit Bench(const Device& device = {}, std::string shape = {})
       : device_(device), shape_(std::move(shape)) {}
 
   const Device& device() const { return device_; }
-  bool wants(const std::string& shape) const { return shape.find(shape_) != std::string::npos; }
+  bool wants(const std::string& shape) {
+    const bool wanted = shape.find(shape_) != std::string::npos;
+    met_shape_ = met_shape_ || wanted;
+    return wanted;
+  }
+  bool met_shape() const { return met_shape_; }  // whether any was wanted
   // Tokens of a benchmark: enough for all threads, and on a GPU more rows than its caches hold.
   std::int64_t tokens() const { return device_.is_cpu() ? 4096 : 32768; }
 
@@ -68,6 +74,7 @@ class Bench {
   static inline bool bursts_ = false;
   Device device_;
   std::string shape_;
+  bool met_shape_ = false;
   std::vector<BenchRow> rows_;
   std::map<std::int64_t, double> copies_;
 };

@@ -42,7 +42,8 @@ void device_free(const Device& device, void* data) noexcept;
 
 void device_fill(const Device& device, void* data, int byte, std::size_t bytes);
 // Between any two devices, behind what was queued there. To the host the copy is complete on return; from the
-// host `from` may be overwritten on return, and the host waits for nothing.
+// host `from` may be overwritten on return, and the host waits for nothing. One thread of the host copies to
+// or from a device: both ways go through pinned memory of the device's.
 void device_copy(const Device& from_device, const void* from, const Device& to_device, void* to,
                  std::size_t bytes);
 

@@ -107,15 +107,18 @@ class Plan {
   }
   // Logits, choice, and the plans of all chunks: combine_index, and arrays of rows (source and weights; with
   // several ranks also tokens and destination).
+  // On a GPU those of the PFT have room for what is dropped, too.
   std::size_t routing_kept() const {
     const RouterConfig& r = c_.moe.router;
     const std::int64_t chunks = c_.moe.overlap_chunks;
-    const std::int64_t arrays = padded_ ? 3 : ep_ == 1 ? 2 : 4;
+    const std::int64_t of_pft = padded_ || !gpu_ ? 0 : ep_ == 1 ? 2 : 1;
+    const std::int64_t arrays = (padded_ ? 3 : ep_ == 1 ? 2 : 4) - of_pft;
     return Bytes{}
         .add(DType::f32, own_ * r.experts)
         .add(DType::i32, own_ * r.top_k)
         .add(DType::i32, ceil_div(routed_ * r.top_k, chunks), chunks)
         .add(DType::i32, ceil_div(rows_, chunks), arrays * chunks)
+        .add(DType::i32, ceil_div(routed_ * r.top_k, chunks), of_pft * chunks)
         .total;
   }
   std::size_t experts_kept() const {
@@ -160,6 +163,8 @@ class Plan {
     // Gradients sent, those received, and results on their way back; one float per row.
     sum.add(dtype_, travelling() * c_.hidden, 3).add(dtype_, rows_ * c_.hidden).add(DType::f32, rows_, 4);
     sum.total += product(rows_, expert_width(), m.ffn_hidden / (ted_ ? tp_ : 1), /*in_order=*/false);
+    // What an expert adds to gradients that are not f32.
+    if (c_.expert_gradients != DType::f32) sum.add(DType::f32, expert_width() * c_.hidden);
     Bytes shared;
     if (m.shared_ffn_hidden > 0) {
       shared.add(dtype_, own_ * c_.hidden);

@@ -53,7 +53,8 @@ std::vector<Pft> build_pfts(const Context& ctx, Arena& arena, Arena& weights_are
                             const Tensor& top_weights,  // [T, k] f32
                             std::optional<std::int64_t> capacity, std::int64_t chunks);
 
-// Of all tokens in one, the weights from ctx.workspace.
+// Of all tokens in one, the weights from ctx.workspace: which must last as long as a plan that keeps them
+// (Dispatcher::keeps_weights).
 inline Pft build_pft(const Context& ctx, Arena& arena, std::int64_t experts, const Tensor& top_experts,
                      const Tensor& top_weights, std::optional<std::int64_t> capacity) {
   return std::move(

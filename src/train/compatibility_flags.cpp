@@ -24,7 +24,8 @@ void add_compatibility_flags(FlagTable& table) {
   table.satisfied("overlap-grad-reduce", Arity::none, "gradients always travel while backward goes on");
   table.satisfied("overlap-param-gather", Arity::none,
                   "with --zero-stage 1 new values of a bucket always travel while the next one is updated");
-  table.satisfied("accumulate-allreduce-grads-in-fp32", Arity::none, "gradients are summed in fp32");
+  table.satisfied("accumulate-allreduce-grads-in-fp32", Arity::none,
+                  "gradients are summed in fp32, but for what --main-grads-dtype says");
   table.conflict("accumulate-allreduce-grads-in-fp32", "main-grads-dtype", "bf16");
   table.satisfied("use-precision-aware-optimizer", Arity::none,
                   "--exp-avg-dtype and --exp-avg-sq-dtype stand for themselves, and fp32 masters of 16-bit "

@@ -88,6 +88,9 @@ TEST_F(ConfigTest, GradientsInBf16AreOfBf16) {
   EXPECT_EQ(flags(), Flags{"main-grads-dtype"});
   config_.compute_dtype = DType::bf16;
   EXPECT_EQ(flags(), Flags{});
+  config_.model.moe.router.experts = 0;
+  const Flags found = flags();
+  EXPECT_NE(std::find(found.begin(), found.end(), "main-grads-dtype"), found.end());
 }
 
 TEST_F(ConfigTest, ScalesOfTheLossAreOfF16) {

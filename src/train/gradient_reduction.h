@@ -23,9 +23,9 @@ struct Bucket {
   AxisRange own;          // of those, the part of this rank
 };
 
-// Elements of a bucket, 128 MB of gradients: a message to each of a hundred replicas is then still above a
-// megabyte, long enough to be bound by bandwidth, and the copies that a transfer needs are small beside a
-// model.
+// Elements of a bucket, 128 MB of gradients in f32: a message to each of a hundred replicas is then still
+// above a megabyte, long enough to be bound by bandwidth, and the copies that a transfer needs are small
+// beside a model.
 inline constexpr std::int64_t kBucketElements = std::int64_t{32} << 20;
 
 // In the order in which backward completes them (of one stage, in the order of groups), which is the same on

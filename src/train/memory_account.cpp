@@ -94,7 +94,9 @@ bool narrow_gradients(TrainConfig& c, int) {
 }
 
 bool compute_in_bf16(TrainConfig& c, int) {
-  return std::exchange(c.compute_dtype, DType::bf16) == DType::f32;
+  if (c.compute_dtype != DType::f32) return false;
+  c.compute_dtype = DType::bf16;
+  return true;
 }
 
 // The ones that cost the least come first.
@@ -113,8 +115,8 @@ std::vector<Change> changes() {
        [](const TrainConfig& c) { return fmt::format("--micro-batch-size {}", c.batch.micro); }},
       {recompute_experts, always("--recompute-granularity selective --recompute-modules attention,moe,mlp")},
       {recompute_layers, always("--recompute-granularity full")},
-      {narrow_gradients, always("--main-grads-dtype bf16")},
-      {compute_in_bf16, always("--bf16")}};
+      {compute_in_bf16, always("--bf16")},
+      {narrow_gradients, always("--main-grads-dtype bf16")}};
 }
 
 // The first of a list of changes, each repeated as often as it can be, that makes the training fit. `times`

@@ -101,6 +101,23 @@ TEST(MemoryAccount, WhatDoesNotFitIsExplained) {
             std::string::npos);
 }
 
+// Where nothing else is left, gradients too; also where the training was in f32.
+TEST(MemoryAccount, ProposesGradientsInBf16) {
+  for (const DType dtype : {DType::bf16, DType::f32}) {
+    TrainConfig c = papers_small();
+    c.compute_dtype = DType::bf16;
+    c.optimizer.exp_avg_dtype = c.optimizer.exp_avg_sq_dtype = DType::bf16;
+    c.batch.micro = 1;
+    c.model.recompute = {.layer = true};
+    const std::size_t available = plan_training_memory(c, 1).total() - (std::size_t{10} << 30);
+    c.compute_dtype = dtype;
+    const MemoryAdvice advice = advise_memory(c, 1, available);
+    EXPECT_EQ(advice.together,
+              dtype == DType::bf16 ? "--main-grads-dtype bf16" : "--bf16 --main-grads-dtype bf16");
+    EXPECT_LE(advice.needed, available);
+  }
+}
+
 // On several ranks what costs nothing comes first, and a proposal is what it says.
 TEST(MemoryAccount, ProposesWhatFits) {
   constexpr int kRanks = 8;

@@ -166,9 +166,12 @@ void check_schedule(const TrainConfig& config, int world_size, Problems& problem
 }
 
 void check_gradients(const TrainConfig& config, Problems& problems) {
-  if (config.model.expert_gradients == DType::bf16 && config.compute_dtype != DType::bf16)
+  if (config.model.expert_gradients != DType::bf16) return;
+  if (config.compute_dtype != DType::bf16)
     problems.add("main-grads-dtype", "bf16 is of --bf16, and training is in {}: leave it out, or add --bf16",
                  config.compute_dtype == DType::f16 ? "fp16" : "fp32");
+  else if (config.model.moe.router.experts == 0)
+    problems.add("main-grads-dtype", "bf16 is of experts' gradients, and the model has none: leave it out");
 }
 
 void check_loss_scale(const TrainConfig& config, Problems& problems) {

@@ -247,7 +247,7 @@ std::vector<Layout> without_zero() {
 
 TEST(Optimizer, ZeroTrainsWithTheSameBits) {
   // Moments in bf16, too: their rounding depends on the place of an element, not on who updates it. And
-  // gradients, whose sums over replicas are rounded once.
+  // gradients.
   for (const DType dtype : dtypes_of_trainings()) {
     OptimizerConfig config;
     config.exp_avg_dtype = config.exp_avg_sq_dtype = dtype == DType::f32 ? DType::f32 : DType::bf16;

@@ -9,6 +9,11 @@ void gemm(const Context&, const Tensor& a, const Tensor& b, const Tensor& c, con
   cpu::gemm(a, b, c, options);
 }
 
+void gemm_onto(const Context&, const Tensor& a, const Tensor& b, const Tensor& c, GemmOptions options) {
+  options.accumulate = true;
+  cpu::gemm(a, b, c, options);
+}
+
 std::vector<std::function<void()>> gemm_proposals(const Context& ctx, const Tensor& a, const Tensor& b,
                                                   const Tensor& c, const GemmOptions& options) {
   return {[&ctx, a, b, c, options] { gpu::gemm(ctx, a, b, c, options); }};

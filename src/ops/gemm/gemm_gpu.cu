@@ -240,6 +240,8 @@ void gemm(const Context& ctx, const Tensor& a, const Tensor& b, const Tensor& c,
 }
 
 void gemm_onto(const Context& ctx, const Tensor& a, const Tensor& b, const Tensor& c, GemmOptions options) {
+  XMOE_CHECK(a.dtype() == DType::bf16 && c.dtype() != DType::f16, "a product of {} cannot be added to {}",
+             name_of(a.dtype()), name_of(c.dtype()));
   options.accumulate = true;
   multiply(ctx, product_of(a, b, c, options), a, b, c);
 }

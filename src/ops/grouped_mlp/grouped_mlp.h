@@ -15,8 +15,8 @@
 // rows, else row source[r] - rows of `remote`; results go to `destination[r]` of the output pair in the same
 // way. In backward dy takes the place of x and dx that of y, with the same indices.
 //
-// f32, bf16 or f16 with f32 sums. Gradients of the weights are f32, or of the weights' dtype; then a
-// call rounds what it adds, and the sum. Experts without rows are ordinary.
+// f32, bf16 or f16 with f32 sums. Gradients of the weights are f32 or of the weights' dtype; then a call
+// rounds the sum, and on some GPUs before that what it adds. Experts without rows are ordinary.
 #pragma once
 
 #include <cstdint>

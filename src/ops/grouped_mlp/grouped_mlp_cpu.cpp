@@ -159,6 +159,8 @@ struct Slice {
 
 template <typename T>
 std::vector<Slice> weight_slices(const ExpertRows& rows, std::span<const WeightGradient<T>> gradients) {
+  // Each thread has f32 sums of a slice beside gradients of 16 bits: slices are small then.
+  const bool narrow = gradients.front().dw.dtype() != DType::f32;
   const std::int64_t wanted = kTasksPerThread * thread_count();
   const std::int64_t total = std::max<std::int64_t>(1, rows.total());
   std::vector<Slice> slices;
@@ -167,8 +169,9 @@ std::vector<Slice> weight_slices(const ExpertRows& rows, std::span<const WeightG
     const std::int64_t count = rows.per_expert[e];
     for (std::size_t g = 0; count > 0 && g < gradients.size(); ++g) {
       const std::int64_t leading = gradients[g].transposed ? gradients[g].n : gradients[g].m;
-      const std::int64_t pieces = std::clamp<std::int64_t>(
-          (count * wanted + total - 1) / total, 1, std::max<std::int64_t>(1, leading / kMinSliceRows));
+      const std::int64_t most = std::max<std::int64_t>(1, leading / kMinSliceRows);
+      const std::int64_t pieces =
+          narrow ? most : std::clamp<std::int64_t>((count * wanted + total - 1) / total, 1, most);
       for (std::int64_t p = 0; p < pieces; ++p)
         slices.push_back({static_cast<int>(g), static_cast<std::int64_t>(e), first, count,
                           group_boundary(leading * p / pieces, leading),

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "device/gpu.h"
+
 namespace xmoe::gpu::hopper {
 
 __device__ inline std::uint32_t shared_address(const void* pointer) {
@@ -131,10 +133,8 @@ __device__ inline void store_shared_4(std::uint32_t address, std::uint32_t v) {
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(v) : "memory");
 }
 
-// Adds without reading back. Each element has one writer in a launch, so that its bits do not depend on
-// order.
-// Two neighbours in memory are added to, or written. In 16 bits the terms are rounded before they are added.
-// A tile's sums reach each number once, so that the order of additions is that of the calls.
+// Two neighbours in memory are added to without reading them back, or written; each has one writer in a
+// launch, so that bits do not depend on order. In 16 bits the terms are rounded before they are added.
 __device__ inline void add_to_memory(float* to, float first, float second) {
   asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(to), "f"(first), "f"(second) : "memory");
 }

@@ -114,19 +114,20 @@ struct Two {
   float first, second;
 };
 
-// 1 / (1 + 2^x) of both, exact to a few units of f32's last place; below 2^-60 it may be 2^-60. The unit for
-// special functions is what epilogues wait for: it is asked for two powers and one quotient.
+// 1 / (1 + 2^x) of both, exact to a few units of f32's last place; 0 below 2^-60. The unit for special
+// functions is what epilogues wait for: it is asked for two powers and one quotient.
 __device__ inline Two inverses_of_one_plus_exp2(Two x) {
+  constexpr float kMost = 60.0F;  // so that the product of two powers is finite
   const auto one_plus_power = [](float exponent) {
     float power;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(fminf(exponent, 60.0F)));
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(fminf(exponent, kMost)));
     return 1.0F + power;
   };
   const float p = one_plus_power(x.first);
   const float q = one_plus_power(x.second);
   float inverse;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(p * q));
-  return {inverse * q, inverse * p};
+  return {x.first > kMost ? 0.0F : inverse * q, x.second > kMost ? 0.0F : inverse * p};
 }
 
 __device__ inline Two sigmoids(Two x) {
