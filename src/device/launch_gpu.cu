@@ -6,7 +6,8 @@ namespace xmoe::gpu {
 void launch_checked(const void* kernel, Grid grid, Block block, void** arguments, std::size_t shared_bytes,
                     Stream stream) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-  constexpr std::size_t kGranted = 48 << 10;  // dynamic shared memory that need not be asked for
+  // Shared memory that need not be asked for is 48 KiB together with what the kernel declares itself.
+  constexpr std::size_t kGranted = 32 << 10;
   if (shared_bytes > kGranted)
     check(XMOE_GPU_NAME(FuncSetAttribute)(kernel, XMOE_GPU_NAME(FuncAttributeMaxDynamicSharedMemorySize),
                                           static_cast<int>(shared_bytes)),

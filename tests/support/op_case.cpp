@@ -237,8 +237,9 @@ Comparison check_backward(const OpCase& op, DType compute, const Device& device)
       expected.push_back(finite_difference(op, in, d_out, a, i) +
                          (op.inputs[a].gradient_added ? first[i] : 0.0));
     }
+    const bool rounds = op.rounds_intermediates || op.inputs[a].rounds_addend;
     Tolerance tolerance =
-        tolerance_for(run.d_in[a].dtype(), op.backward_terms, op.rounds_intermediates ? compute : DType::f32);
+        tolerance_for(run.d_in[a].dtype(), op.backward_terms, rounds ? compute : DType::f32);
     constexpr double kDifferenceError = 1e-7;  // of the finite differences themselves
     tolerance.absolute += kDifferenceError;
     Comparison c = compare(actual, expected, tolerance, label(op, compute, "d_" + op.inputs[a].name));

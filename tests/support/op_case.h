@@ -41,6 +41,7 @@ struct Input {
   bool differentiable = true;
   ElementKind gradient = ElementKind::compute;
   bool gradient_added = false;  // backward adds to what the gradient holds
+  bool rounds_addend = false;   // and may round what it adds to the gradient's dtype before
 };
 
 struct Output {

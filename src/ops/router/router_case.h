@@ -11,7 +11,7 @@ namespace xmoe {
 inline OpCase router_case(std::int64_t tokens, std::int64_t width, std::int64_t experts) {
   OpCase op;
   op.name = "router";
-  op.inputs = {{.name = "x", .shape = {tokens, width}, .gradient_added = true},
+  op.inputs = {{.name = "x", .shape = {tokens, width}, .gradient_added = true, .rounds_addend = true},
                {.name = "w",
                 .shape = {experts, width},
                 .kind = ElementKind::f32,
