@@ -42,7 +42,7 @@ State& state(int index) {
   State made;
   check(XMOE_GPU_NAME(StreamCreateWithFlags)(&made.stream, XMOE_GPU_NAME(StreamNonBlocking)),
         "creating a stream");
-  const auto pinned = [](std::size_t bytes, unsigned flags) {
+  const auto pinned = [](std::size_t bytes, auto flags) {
     void* memory = nullptr;
     check(XMOE_GPU_NAME(HostAlloc)(&memory, bytes, flags), "allocating pinned memory");
     return memory;

@@ -214,6 +214,17 @@ Comparison check_forward(const OpCase& op, DType compute, const Device& device) 
   return {};
 }
 
+namespace {
+
+// Of a gradient whose addend is rounded before: that is as large as what it is added to, a few units,
+// although the two may cancel.
+double error_of_addend(const Input& input, DType compute) {
+  constexpr double kAddend = 4.0;
+  return input.rounds_addend && compute != DType::f32 ? kAddend * unit_roundoff(compute) : 0.0;
+}
+
+}  // namespace
+
 Comparison check_backward(const OpCase& op, DType compute, const Device& device) {
   // Finite differences take minutes under sanitizers. The same program takes those of the CPU, which are
   // enough for an emulated GPU.
@@ -237,9 +248,9 @@ Comparison check_backward(const OpCase& op, DType compute, const Device& device)
       expected.push_back(finite_difference(op, in, d_out, a, i) +
                          (op.inputs[a].gradient_added ? first[i] : 0.0));
     }
-    const bool rounds = op.rounds_intermediates || op.inputs[a].rounds_addend;
     Tolerance tolerance =
-        tolerance_for(run.d_in[a].dtype(), op.backward_terms, rounds ? compute : DType::f32);
+        tolerance_for(run.d_in[a].dtype(), op.backward_terms, op.rounds_intermediates ? compute : DType::f32);
+    tolerance.absolute += error_of_addend(op.inputs[a], compute);
     constexpr double kDifferenceError = 1e-7;  // of the finite differences themselves
     tolerance.absolute += kDifferenceError;
     Comparison c = compare(actual, expected, tolerance, label(op, compute, "d_" + op.inputs[a].name));
@@ -307,13 +318,14 @@ Comparison check_against_cpu(const OpCase& op, DType compute, const Device& devi
     return failed(op, compute, "wrote behind the end of " + names);
   if (to_doubles(on_device.in) != before) return failed(op, compute, "changed its inputs");
   const auto compared = [&](const Tensor& actual, const Tensor& expected, std::int64_t terms,
-                            const std::string& name) -> Comparison {
+                            const std::string& name, double absolute = 0.0) -> Comparison {
     if (!expected.defined()) return {};
     // Both round, each in its order.
     Tolerance tolerance = tolerance_for(expected.dtype(), terms, compute);
     tolerance.relative *= 2.0;
     tolerance.of_rms *= 2.0;
     tolerance.norm *= 2.0;
+    tolerance.absolute += absolute;
     return compare(actual, to_doubles(expected), tolerance,
                    label(op, compute, fmt::format("{} of {} and of cpu", name, name_of(device))));
   };
@@ -322,7 +334,8 @@ Comparison check_against_cpu(const OpCase& op, DType compute, const Device& devi
     if (!c.ok) return c;
   }
   for (std::size_t a = 0; a < op.inputs.size(); ++a) {
-    Comparison c = compared(on_device.d_in[a], on_cpu.d_in[a], op.backward_terms, "d_" + op.inputs[a].name);
+    Comparison c = compared(on_device.d_in[a], on_cpu.d_in[a], op.backward_terms, "d_" + op.inputs[a].name,
+                            error_of_addend(op.inputs[a], compute));
     if (!c.ok) return c;
   }
   return {};
