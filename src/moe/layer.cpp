@@ -201,8 +201,7 @@ void MoeLayer::backward_experts(const Context& ctx, const Tensor& dy, const Tens
   scatter(all_dx, dx);
   const Tensor all_d_weights = partial(ctx, d_top_weights);
   for (std::size_t i = 0; i < chunks.size(); ++i)
-    dispatcher_->return_weights(ctx, chunks[i].plan, dweights[i],
-                                all_d_weights.slice(chunks[i].first, chunks[i].end));
+    dispatcher_->return_weights(ctx, chunks[i].plan, dweights[i], of_chunk(all_d_weights, chunks[i]));
   scatter(all_d_weights, d_top_weights);
 }
 
