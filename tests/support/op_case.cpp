@@ -231,7 +231,7 @@ Comparison check_backward(const OpCase& op, DType compute, const Device& device)
   if (is_emulated(device)) return check_against_cpu(op, compute, device);
   OpRun run(op, compute, device);
   run.forward();
-  Doubles in = to_doubles(run.in);
+  const Doubles in = to_doubles(run.in);
   run.backward();
   if (const std::string names = run.overrun(); !names.empty())
     return failed(op, compute, "backward wrote behind the end of " + names);
@@ -241,13 +241,18 @@ Comparison check_backward(const OpCase& op, DType compute, const Device& device)
     if (!run.d_in[a].defined()) continue;
     const std::vector<double> gradient = xmoe::to_doubles(run.d_in[a]);
     const std::vector<double> first = xmoe::to_doubles(run.initial_gradient[a]);
-    std::vector<double> actual;
-    std::vector<double> expected;
-    for (const std::size_t i : sample(gradient.size())) {
-      actual.push_back(gradient[i]);
-      expected.push_back(finite_difference(op, in, d_out, a, i) +
-                         (op.inputs[a].gradient_added ? first[i] : 0.0));
-    }
+    const std::vector<std::size_t> places = sample(gradient.size());
+    std::vector<double> actual(places.size());
+    std::vector<double> expected(places.size());
+    parallel_for(static_cast<std::int64_t>(places.size()), 1, [&](std::int64_t begin, std::int64_t end) {
+      Doubles moved = in;
+      for (auto n = static_cast<std::size_t>(begin); n < static_cast<std::size_t>(end); ++n) {
+        const std::size_t i = places[n];
+        actual[n] = gradient[i];
+        expected[n] =
+            finite_difference(op, moved, d_out, a, i) + (op.inputs[a].gradient_added ? first[i] : 0.0);
+      }
+    });
     Tolerance tolerance =
         tolerance_for(run.d_in[a].dtype(), op.backward_terms, op.rounds_intermediates ? compute : DType::f32);
     tolerance.absolute += error_of_addend(op.inputs[a], compute);

@@ -121,6 +121,20 @@ TEST_P(GroupedMlpOnGpu, TilesThatAreNotFull) {
       "dense_tiles", device()));
 }
 
+// Blocks that take one tile after another, of many experts with unlike numbers of rows.
+TEST_P(GroupedMlpOnGpu, MoreTilesThanMultiprocessors) {
+  if (is_emulated(device())) GTEST_SKIP() << "tensor cores are not emulated";
+  std::vector<std::int64_t> rows;
+  for (std::int64_t e = 0; e < 200; ++e) rows.push_back(e * 37 % 140);
+  GroupedMlpSizes s{.tokens = 300, .remote = 100, .hidden = 320, .ffn = 192, .per_expert = rows};
+  for (const auto activation : {Activation::gelu, Activation::swiglu}) {
+    s.activation = activation;
+    const OpCase op = grouped_mlp_case(s, Accumulation::write, "many_tiles");
+    EXPECT_OK(check_against_cpu(op, DType::bf16, device()));
+    EXPECT_OK(check_repeated(op, DType::bf16, device()));
+  }
+}
+
 // Recomputation wants nothing else.
 TEST_P(GroupedMlp, PreactivationsAloneAreTheSameBits) {
   const GroupedMlpSizes s{

@@ -101,6 +101,23 @@ Grid persistent_grid(const Device& device, std::int64_t tiles) {
 
 namespace {
 
+// Of the tiles of several products, each launched once.
+class TileCounters {
+ public:
+  TileCounters(const Context& ctx, int products) : taken_(ctx.workspace.tensor(DType::i32, {products})) {
+    device_fill(ctx.device(), taken_.raw(), 0, taken_.bytes());
+  }
+  // `experts` with the next product's counter.
+  const Experts& next(Experts& experts) {
+    experts.taken = taken_.data<std::int32_t>() + used_++;
+    return experts;
+  }
+
+ private:
+  Tensor taken_;
+  int used_ = 0;
+};
+
 // dweights[r] = the sum of its parts, in order. Bound by bytes: one row a thread.
 __global__ void sum_parts_kernel(const float* parts, int count, std::int64_t rows, float* sums) {
   const std::int64_t r = thread_index();
@@ -127,12 +144,13 @@ void hopper_mlp_forward(const Context& ctx, Activation activation, const ExpertR
   const std::int64_t total = rows.total();
   if (total == 0) return;
   const ArenaScope scope(ctx.workspace);
-  const Experts experts = experts_of(rows.per_expert);
+  Experts experts = experts_of(rows.per_expert);
+  TileCounters tiles(ctx, 2);
   const std::int64_t ffn = w2.dim(2);
   Tensor a;
   if (y.local.defined()) a = ctx.workspace.tensor(h.dtype(), {total, ffn});
-  up_product(ctx, activation, experts, {x, rows.source}, w1, rows.weights, h, a);
-  if (a.defined()) down_product(ctx, experts, a, w2, y, rows.destination);
+  up_product(ctx, activation, tiles.next(experts), {x, rows.source}, w1, rows.weights, h, a);
+  if (a.defined()) down_product(ctx, tiles.next(experts), a, w2, y, rows.destination);
 }
 
 void hopper_mlp_backward(const Context& ctx, Activation activation, const ExpertRows& rows, const RowPair& dy,
@@ -143,7 +161,8 @@ void hopper_mlp_backward(const Context& ctx, Activation activation, const Expert
   const std::int64_t total = rows.total();
   if (total == 0) return;
   const ArenaScope scope(ctx.workspace);
-  const Experts experts = experts_of(rows.per_expert);
+  Experts experts = experts_of(rows.per_expert);
+  TileCounters tiles(ctx, 4);
   const std::int64_t hidden = w2.dim(1);
   const std::int64_t ffn = w2.dim(2);
   const Tensor dh = ctx.workspace.tensor(h.dtype(), h.shape());
@@ -152,13 +171,14 @@ void hopper_mlp_backward(const Context& ctx, Activation activation, const Expert
   const std::int64_t parts = ceil_div(ffn, hopper::kColumns);
   Tensor partial_sums;
   if (dweights.defined()) partial_sums = ctx.workspace.tensor(DType::f32, {parts, total});
-  activation_gradient_product(ctx, activation, experts, dy_rows, w2, rows.weights, h, dh, a, partial_sums);
+  activation_gradient_product(ctx, activation, tiles.next(experts), dy_rows, w2, rows.weights, h, dh, a,
+                              partial_sums);
   if (dweights.defined())
     launch(sum_parts_kernel, grid_of(total, kBlockThreads), Block(kBlockThreads), 0, stream(ctx.device()),
            partial_sums.data<float>(), static_cast<int>(parts), total, dweights.data<float>());
-  input_gradient_product(ctx, experts, dh, w1, dx, rows.destination);
-  up_weights_product(ctx, experts, dh, {x, rows.source}, dw1, accumulation);
-  down_weights_product(ctx, experts, dy_rows, a, dw2, accumulation);
+  input_gradient_product(ctx, tiles.next(experts), dh, w1, dx, rows.destination);
+  up_weights_product(ctx, tiles.next(experts), dh, {x, rows.source}, dw1, accumulation);
+  down_weights_product(ctx, tiles.next(experts), dy_rows, a, dw2, accumulation);
 }
 
 }  // namespace xmoe::gpu

@@ -38,9 +38,27 @@ __device__ int tile_rows(const typename Product::Parameters& p, const Tile& tile
   return min(kRows, p.experts.begin[tile.expert + 1] - row);
 }
 
+// Blocks that are not full take less time and, of few experts, come behind all others: blocks of threads then
+// end nearer to each other. Of many experts the columns' operand would be read once more for them, and the
+// last expert's are few.
+constexpr int kFewExperts = 8;
+
 template <typename Product>
-__device__ int row_blocks(const typename Product::Parameters& p, int expert) {
-  return (p.experts.begin[expert + 1] - p.experts.begin[expert] + kRows - 1) / kRows;
+__device__ TileList tile_list(const typename Product::Parameters& p) {
+  return {p.experts.count * (p.experts.count <= kFewExperts ? 2 : 1), p.column_blocks};
+}
+
+template <typename Product>
+__device__ bool find(const typename Product::Parameters& p, TileList& tiles, int number, Tile& tile) {
+  return tiles.find(number, tile, [&](int group) -> BlocksOfRows {
+    const int count = p.experts.count;
+    const int expert = group < count ? group : group - count;
+    const int rows = p.experts.begin[expert + 1] - p.experts.begin[expert];
+    const int full = rows / kRows;
+    const int partial = rows % kRows == 0 ? 0 : 1;
+    if (count > kFewExperts) return {expert, 0, full + partial};
+    return group < count ? BlocksOfRows{expert, 0, full} : BlocksOfRows{expert, full, partial};
+  });
 }
 
 // By one thread.
@@ -56,9 +74,11 @@ __device__ void load_boxes(const typename Product::Parameters& p, const Tile& ti
     copy_box(right, &p.right, term, column, tile.expert, barrier);
     copy_box(right + kColumns / 2 * kRowBytes, &p.right, term, column + p.second_half, tile.expert, barrier);
   }
-  if constexpr (!Product::kGathered)
-    for (int b = 0; b < blocks; ++b)
-      copy_box(to + b * kBlockBytes, &p.left, term, row + b * kBlockRows, barrier);
+  if constexpr (!Product::kGathered) {
+#pragma unroll
+    for (int b = 0; b < kRows / kBlockRows; ++b)
+      if (b < blocks) copy_box(to + b * kBlockBytes, &p.left, term, row + b * kBlockRows, barrier);
+  }
 }
 
 template <typename Product>
@@ -66,31 +86,35 @@ __device__ void load_tiles(const typename Product::Parameters& p, Ring ring) {
   using Result = typename Product::Result;
   const bool leader = threadIdx.x == 0;
   if (!Product::kGathered && !leader) return;
-  TileWalk walk(p.experts, p.column_blocks);
+  TileList tiles = tile_list<Product>(p);
+  TakenTiles<Product::kGathered> taken(p.experts, ring);
   Tile tile;
-  while (walk.next(tile, [&](int e) { return row_blocks<Product>(p, e); })) {
+  for (; find<Product>(p, tiles, taken.number(), tile); taken.next()) {
+    taken.ask();
     int row = 0;
     const int rows = tile_rows<Product>(p, tile, row);
     const int blocks = (rows + kBlockRows - 1) / kBlockRows;
     if constexpr (Result::kExtraStages > 0)
       if (leader) Result::prefetch(p.result, row, blocks, tile.column_block * p.tile_columns);
-    const auto load = [&](const RowGather* gather) {
+    const auto load = [&](RowGather* gather) {
       for (int term = 0; term < p.depth; term += kDepth) {
         ring.wait_empty();
         if (leader) {
+          if (term == 0) ring.put_tile(taken.number());
           barrier_arrive_expecting(ring.full(ring.stage()),
                                    kColumns * kRowBytes + (Product::kGathered ? 0 : blocks * kBlockBytes));
           load_boxes<Product>(p, tile, row, blocks, term, ring.address(), ring.full(ring.stage()));
         }
         if constexpr (Product::kGathered) {
-          gather->load(ring.address(), term);
+          gather->load(ring.address());
           arrive_after_copies(ring.full(ring.stage()));
+          gather->advance();
         }
         ring.advance();
       }
     };
     if constexpr (Product::kGathered) {
-      const RowGather gather(p.gathered, row, rows);
+      RowGather gather(p.gathered, row, rows);
       load(&gather);
     } else {
       load(nullptr);
@@ -108,6 +132,7 @@ __device__ void load_tiles(const typename Product::Parameters& p, Ring ring) {
       }
     }
   }
+  tell_the_end<Product::kGathered>(ring, taken.number());
 }
 
 template <typename Product>
@@ -118,10 +143,10 @@ __device__ void multiply_tiles(const typename Product::Parameters& p, Ring ring)
   part.warp = thread % kWarpgroup / kWarpSize;
   part.lane = lane_index();
   Staging staging(ring.staging(thread / kWarpSize));
-  TileWalk walk(p.experts, p.column_blocks);
+  TileList tiles = tile_list<Product>(p);
   Tile tile;
   bool first = true;
-  while (walk.next(tile, [&](int e) { return row_blocks<Product>(p, e); })) {
+  while (find<Product>(p, tiles, received_tile(ring), tile)) {
     part.rows = tile_rows<Product>(p, tile, part.row);
     part.column_block = tile.column_block;
     part.column = tile.column_block * p.tile_columns;

@@ -2,7 +2,7 @@
 // load and the warpgroups that multiply, and the loads.
 //
 // A block has three warpgroups. The first loads, the other two (the consumers) multiply; blocks are
-// persistent and take every gridDim-th tile. A tile is 128 rows, 64 for each consumer, by 256 columns.
+// persistent and take one tile after the other. A tile is 128 rows, 64 for each consumer, by 256 columns.
 #pragma once
 
 #include "base/dtype.h"
@@ -35,12 +35,15 @@ inline constexpr int kLeftBytes = kRows * kRowBytes;
 inline constexpr int kStageBytes = kLeftBytes + kColumns * kRowBytes;
 inline constexpr int kStagingBytes = kConsumerWarps * 2 * kPieceBytes;
 inline constexpr int kBarrierBytes = 2 * kStages * 8;
-inline constexpr int kSharedAlignment = 1024;  // of swizzled blocks
-inline constexpr int kSharedBytes = kStages * kStageBytes + kStagingBytes + kBarrierBytes + kSharedAlignment;
+inline constexpr int kTileBytes = (kStages + 2) * 4;  // numbers of tiles on their way
+inline constexpr int kSharedAlignment = 1024;         // of swizzled blocks
+inline constexpr int kSharedBytes =
+    kStages * kStageBytes + kStagingBytes + kBarrierBytes + kTileBytes + kSharedAlignment;
 
 struct Experts {
   int count;
   int begin[kMostExperts + 1];  // rows of expert e: [begin[e], begin[e + 1])
+  int* taken;                   // tiles that blocks took after their first; zero before a launch
 };
 
 struct Tile {
@@ -48,38 +51,42 @@ struct Tile {
   int row_block, column_block;
 };
 
-// The tiles of this block, in order. `blocks_of_rows(e)` is how many blocks of rows the result of expert e
-// has; these are neighbours in time and share their columns' operand in the L2 cache.
-class TileWalk {
- public:
-  __device__ TileWalk(const Experts& experts, int column_blocks)
-      : experts_(experts), column_blocks_(column_blocks), next_(static_cast<int>(blockIdx.x)) {}
+// Blocks of rows of an expert's result: neighbours in time, so that they share their columns' operand in the
+// L2 cache.
+struct BlocksOfRows {
+  int expert;
+  int first, count;
+};
 
-  template <typename BlocksOfRows>
-  __device__ bool next(Tile& tile, BlocksOfRows&& blocks_of_rows) {
-    for (; expert_ < experts_.count; ++expert_) {
-      const int row_blocks = blocks_of_rows(expert_);
-      const int local = next_ - first_;
-      if (local < row_blocks * column_blocks_) {
-        tile = {expert_, local % row_blocks, local / row_blocks};
-        next_ += static_cast<int>(gridDim.x);
+// Tiles by their numbers, which are asked for in ascending order: of `groups` groups of blocks of rows, the
+// columns of one after the other.
+class TileList {
+ public:
+  __device__ TileList(int groups, int column_blocks) : groups_(groups), column_blocks_(column_blocks) {}
+
+  // False beyond the last.
+  template <typename GroupOf>
+  __device__ bool find(int number, Tile& tile, GroupOf&& group_of) {
+    for (; group_ < groups_; ++group_) {
+      const BlocksOfRows rows = group_of(group_);
+      const int local = number - first_;
+      if (local < rows.count * column_blocks_) {
+        tile = {rows.expert, rows.first + local % rows.count, local / rows.count};
         return true;
       }
-      first_ += row_blocks * column_blocks_;
+      first_ += rows.count * column_blocks_;
     }
     return false;
   }
 
  private:
-  const Experts& experts_;
-  int column_blocks_;
-  int next_;
-  int expert_ = 0;
-  int first_ = 0;  // tile of expert_
+  int groups_, column_blocks_;
+  int group_ = 0;
+  int first_ = 0;  // tile of group_
 };
 
 // The stages in shared memory, a ring: `full` is reached when a stage's loads are complete, `empty` when both
-// consumers are done with it.
+// consumers are done with it. With a tile's first stage comes its number.
 class Ring {
  public:
   __device__ explicit Ring(std::uint32_t base) : base_(base) {}
@@ -110,13 +117,73 @@ class Ring {
     barrier_wait(empty(stage_), parity_ ^ 1);
   }  // at once in the first round
 
+  __device__ void put_tile(int number) const {
+    store_shared_4(tiles() + stage_ * 4, static_cast<std::uint32_t>(number));
+  }
+  __device__ int tile() const { return static_cast<int>(load_shared_4(tiles() + stage_ * 4)); }
+  __device__ std::uint32_t next_tile(int turn) const { return tiles() + (kStages + turn) * 4; }
+
  private:
+  __device__ std::uint32_t tiles() const { return barriers() + kBarrierBytes; }
   __device__ std::uint32_t barriers() const { return base_ + kStages * kStageBytes + kStagingBytes; }
 
   std::uint32_t base_;
   int stage_ = 0;
   std::uint32_t parity_ = 0;
 };
+
+// The numbers of a block's tiles, as the loading warpgroup takes them: its own first, then always the first
+// that no block has taken. Tiles differ in time, and of fixed shares the largest would end some percent
+// later.
+template <bool kManyThreads>
+class TakenTiles {
+ public:
+  __device__ TakenTiles(const Experts& experts, const Ring& ring)
+      : taken_(experts.taken), ring_(ring), number_(static_cast<int>(blockIdx.x)) {}
+
+  __device__ int number() const { return number_; }
+  // By all loading threads: asks for the next one, a tile ahead of next(), so that nobody waits for the
+  // counter.
+  __device__ void ask() {
+    if (threadIdx.x == 0) asked_ = static_cast<int>(gridDim.x) + atomicAdd(taken_, 1);
+  }
+  __device__ void next() {
+    number_ = asked_;
+    if constexpr (kManyThreads) {
+      const std::uint32_t place = ring_.next_tile(turn_);
+      turn_ ^= 1;  // a thread may still be reading the other place
+      if (threadIdx.x == 0) store_shared_4(place, static_cast<std::uint32_t>(asked_));
+      loaders_barrier();
+      number_ = static_cast<int>(load_shared_4(place));
+    }
+  }
+
+ private:
+  static __device__ void loaders_barrier() { asm volatile("bar.sync 1, %0;" ::"n"(kWarpgroup) : "memory"); }
+
+  int* taken_;
+  const Ring& ring_;
+  int number_;
+  int asked_ = 0;  // of the first thread
+  int turn_ = 0;
+};
+
+// Behind the last tile consumers receive a number beyond all.
+template <bool kManyThreads>
+__device__ inline void tell_the_end(const Ring& ring, int number) {
+  ring.wait_empty();
+  const std::uint32_t full = ring.full(ring.stage());
+  if (threadIdx.x == 0) {
+    ring.put_tile(number);
+    barrier_arrive(full);
+  }
+  if constexpr (kManyThreads) arrive_after_copies(full);
+}
+
+__device__ inline int received_tile(const Ring& ring) {
+  ring.wait_full();
+  return ring.tile();
+}
 
 // Rows that lie in two matrices, by index (grouped_mlp.h). Both are addressed by the same index: `remote` is
 // where row 0 would lie if the rows before local_rows came before it.
@@ -137,6 +204,12 @@ struct PairRows {
 // Position of 16-byte piece `piece` in row `row` of a swizzled block.
 __device__ inline int swizzled(int row, int piece) { return row * kRowBytes + ((piece ^ (row & 7)) << 4); }
 
+// Keeps the compiler from forming the address where it is used.
+__device__ inline void form_here(const char*& address) { asm volatile("" : "+l"(address)); }
+
+// What a gather does between a free stage and its copies adds to the time of a load, which four stages hardly
+// cover: so the addresses of the next copies are formed behind the last ones.
+
 // Loads by index of the left operand, K-major: 8 threads copy the 128 bytes of a row.
 class RowGather {
   static constexpr int kRowsAtOnce = kWarpgroup / 8;
@@ -147,6 +220,7 @@ class RowGather {
     const int thread = static_cast<int>(threadIdx.x);
     const int row = thread / 8;
     offset_ = swizzled(row, thread % 8);
+    full_ = count == kRows;
     count_ = (count - row + kRowsAtOnce - 1) / kRowsAtOnce;
     int index[kRowsOfThread];  // all are asked for before the first is used
 #pragma unroll
@@ -155,22 +229,37 @@ class RowGather {
 #pragma unroll
     for (int i = 0; i < kRowsOfThread; ++i) from_[i] = rows.row_at(index[i]) + thread % 8 * 16;
   }
-  // Rows beyond the expert's are left as they are: they reach none but their own results, which nobody keeps.
-  __device__ void load(std::uint32_t to, int term) const {
+  // The next terms. Rows beyond the expert's are left as they are: they reach none but their own results,
+  // which nobody keeps.
+  __device__ void load(std::uint32_t to) {
+    to += offset_;
+    if (full_) {
 #pragma unroll
-    for (int i = 0; i < kRowsOfThread; ++i)
-      if (i < count_) copy_16(to + offset_ + i * kRowsAtOnce * kRowBytes, from_[i] + term * 2);
+      for (int i = 0; i < kRowsOfThread; ++i) copy_16(to + i * kRowsAtOnce * kRowBytes, from_[i]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kRowsOfThread; ++i)
+        if (i < count_) copy_16(to + i * kRowsAtOnce * kRowBytes, from_[i]);
+    }
+  }
+  __device__ void advance() {
+#pragma unroll
+    for (int i = 0; i < kRowsOfThread; ++i) {
+      from_[i] += kDepth * 2;
+      form_here(from_[i]);
+    }
   }
 
  private:
   const char* from_[kRowsOfThread];
   int offset_;
   int count_;
+  bool full_;
 };
 
 // Loads by index of a right operand whose terms are rows (transposed): kColumns of 64 rows, in blocks of 64
 // columns. A warp copies a row at a time, of the sixteen that are its own; lane l keeps the address of the
-// l-th.
+// l-th and hands it to the others.
 class TermGather {
   static constexpr int kWarps = kWarpgroup / kWarpSize;
   static constexpr int kRowsOfWarp = kDepth / kWarps;
@@ -182,24 +271,35 @@ class TermGather {
     const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
     row_ = static_cast<int>(threadIdx.x) / kWarpSize;
     kept_row_ = row_ + lane % kRowsOfWarp * kWarps;
-    block_ = lane / 8 * kBlockBytes;
-    piece_ = lane % 8;
+    for (int k = 0; k < 2; ++k) offset_[k] = lane / 8 * kBlockBytes + swizzled(row_ + k * kWarps, lane % 8);
     column_bytes_ = 2 * column + lane * 16;
     inside_ = column_bytes_ < rows.row_bytes;
+    full_columns_ = 2 * (column + kColumns) <= rows.row_bytes;
+    fetch();
+    advance();
+  }
+  __device__ void advance() {
+    const auto kept = reinterpret_cast<std::uint64_t>(rows_.row_at(index_));
+#pragma unroll
+    for (int i = 0; i < kRowsOfWarp; ++i) {
+      from_[i] = reinterpret_cast<const char*>(__shfl_sync(0xFFFFFFFFU, kept, i)) + column_bytes_;
+      form_here(from_[i]);
+    }
+    left_ = end_ - next_;
+    next_ += kDepth;
     fetch();
   }
   // Rows from the end on are zeros, so that whatever the other operand holds there adds nothing.
-  __device__ void load(std::uint32_t to) {
-    const auto kept = reinterpret_cast<std::uint64_t>(rows_.row_at(index_));
-    const int left = end_ - next_ - row_;
-    next_ += kDepth;
-    fetch();
+  __device__ void load(std::uint32_t to) const {
+    static_assert(2 * kWarps == 8);  // after which the places of pieces repeat
+    const std::uint32_t at[2] = {to + offset_[0], to + offset_[1]};
+    if (full_columns_ && left_ >= kDepth) {
 #pragma unroll
-    for (int i = 0; i < kRowsOfWarp; ++i) {
-      const std::uint64_t from = __shfl_sync(0xFFFFFFFFU, kept, i);
-      if (inside_)
-        copy_16(to + block_ + swizzled(row_ + i * kWarps, piece_),
-                reinterpret_cast<const char*>(from) + column_bytes_, i * kWarps < left ? 16 : 0);
+      for (int i = 0; i < kRowsOfWarp; ++i) copy_16(at[i % 2] + i / 2 * 8 * kRowBytes, from_[i]);
+    } else if (inside_) {
+#pragma unroll
+      for (int i = 0; i < kRowsOfWarp; ++i)
+        copy_16(at[i % 2] + i / 2 * 8 * kRowBytes, from_[i], row_ + i * kWarps < left_ ? 16 : 0);
     }
   }
 
@@ -209,11 +309,14 @@ class TermGather {
   __device__ void fetch() { index_ = rows_.index_of(min(next_ + kept_row_, end_ - 1)); }
 
   const PairRows& rows_;
+  const char* from_[kRowsOfWarp];
   int next_, end_;
+  int left_ = 0;  // rows from the first of the prepared stage to the end
   int kept_row_, index_;
-  int row_, block_, piece_;
+  int row_;
+  int offset_[2];
   int column_bytes_;
-  bool inside_;
+  bool inside_, full_columns_;
 };
 
 }  // namespace xmoe::gpu::hopper

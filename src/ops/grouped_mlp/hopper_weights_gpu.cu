@@ -23,8 +23,11 @@ struct WeightProductParameters {
 };
 
 // Unused in the code for other GPUs, where the kernel is empty; so is store_sums().
-[[maybe_unused]] __device__ inline int expert_blocks(const WeightProductParameters& p, int expert) {
-  return p.experts.begin[expert + 1] > p.experts.begin[expert] ? p.row_blocks : 0;
+[[maybe_unused]] __device__ inline bool find(const WeightProductParameters& p, TileList& tiles, int number,
+                                             Tile& tile) {
+  return tiles.find(number, tile, [&](int expert) -> BlocksOfRows {
+    return {expert, 0, p.experts.begin[expert + 1] > p.experts.begin[expert] ? p.row_blocks : 0};
+  });
 }
 
 // Asks for the tile of dW, one or two of its lines a thread.
@@ -47,9 +50,11 @@ __device__ inline void prefetch_tile(const WeightProductParameters& p, const Til
 
 template <typename G, bool kTransposed>
 __device__ void load_tiles(const WeightProductParameters& p, Ring ring) {
-  TileWalk walk(p.experts, p.column_blocks);
+  TileList tiles(p.experts.count, p.column_blocks);
+  TakenTiles<true> taken(p.experts, ring);
   Tile tile;
-  while (walk.next(tile, [&](int e) { return expert_blocks(p, e); })) {
+  for (; find(p, tiles, taken.number(), tile); taken.next()) {
+    taken.ask();
     const int begin = p.experts.begin[tile.expert];
     const int end = p.experts.begin[tile.expert + 1];
     const int left = tile.row_block * kRows;
@@ -64,15 +69,20 @@ __device__ void load_tiles(const WeightProductParameters& p, Ring ring) {
       ring.wait_empty();
       const std::uint32_t full = ring.full(ring.stage());
       if (threadIdx.x == 0) {
+        if (s == 0) ring.put_tile(taken.number());
         barrier_arrive_expecting(full, blocks * kBlockBytes);
-        for (int b = 0; b < blocks; ++b)
-          copy_box(ring.address() + b * kBlockBytes, &p.left, left + b * kDepth, begin + s * kDepth, full);
+#pragma unroll
+        for (int b = 0; b < kRows / kDepth; ++b)
+          if (b < blocks)
+            copy_box(ring.address() + b * kBlockBytes, &p.left, left + b * kDepth, begin + s * kDepth, full);
       }
       gather.load(ring.address() + kLeftBytes);
       arrive_after_copies(full);
+      gather.advance();
       ring.advance();
     }
   }
+  tell_the_end<true>(ring, taken.number());
 }
 
 // A thread has two neighbouring columns of each row. Of the transpose, where neighbours in memory are rows,
@@ -114,10 +124,10 @@ template <typename G, bool kTransposed>
 template <typename T, typename G, bool kTransposed>
 __device__ void multiply_tiles(const WeightProductParameters& p, Ring ring) {
   const int consumer = static_cast<int>(threadIdx.x) / kWarpgroup - 1;
-  TileWalk walk(p.experts, p.column_blocks);
+  TileList tiles(p.experts.count, p.column_blocks);
   Tile tile;
   bool first = true;
-  while (walk.next(tile, [&](int e) { return expert_blocks(p, e); })) {
+  while (find(p, tiles, received_tile(ring), tile)) {
     const int terms = p.experts.begin[tile.expert + 1] - p.experts.begin[tile.expert];
     const int stages = (terms + kDepth - 1) / kDepth;
     if (first) fall_behind(ring, consumer, stages);

@@ -6,7 +6,8 @@
 //   dW       [d0 d1 d2]^T x, likewise
 //   dx       [d0 d1 d0] [W0; W0; W1] = d W but for terms below 2^-16 of it: dx is rounded to 2^-9, or 2^-12
 //
-// dx of bf16 is added to in the product itself, in half the time: the product may be rounded before.
+// dx of bf16 is added to in the product itself, in half the time: the product may be rounded before. Of a few
+// experts dx is bound by bytes, and multipliers of f32 keep up with them.
 //
 // The rows are bf16, or the two parts of bf16 that an f16 number is the sum of (8 and 3 of its 11 bits): two
 // products that are added up. Parts of f16 instead would be fewer, but do not have f32's range: those of
@@ -117,6 +118,61 @@ struct Rows {
   }
 };
 
+// dx += d W. A thread keeps W of N columns and adds to them in kRowsOfThread rows, of which it asks for
+// several at once. Bound by bytes.
+constexpr int kFewExperts = 8;
+constexpr int kRowsOfThread = 16;
+
+template <int N, typename T>
+__global__ void few_experts_kernel(const float* d, const float* w, int experts, std::int64_t rows,
+                                   std::int64_t columns, T* dx) {
+  constexpr int kAtOnce = 4;
+  const std::int64_t column = (static_cast<std::int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * N;
+  if (column >= columns) return;
+  float weights[kFewExperts][N] = {};
+#pragma unroll
+  for (int e = 0; e < kFewExperts; ++e)
+    if (e < experts) load(w + e * columns + column, weights[e]);
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kRowsOfThread;
+  const int left = static_cast<int>(min(rows - first, static_cast<std::int64_t>(kRowsOfThread)));
+  for (int i = 0; i < left; i += kAtOnce) {
+    T* const to = dx + (first + i) * columns + column;
+    Raw<T, N> before[kAtOnce];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k)
+      if (i + k < left) before[k] = load_raw<N>(to + k * columns);
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      if (i + k >= left) break;
+      const float* const gradients = d + (first + i + k) * experts;
+      float sums[N];
+      to_floats(before[k], sums);
+#pragma unroll
+      for (int e = 0; e < kFewExperts; ++e) {
+        if (e >= experts) break;
+#pragma unroll
+        for (int n = 0; n < N; ++n) sums[n] += gradients[e] * weights[e][n];
+      }
+      store(sums, to + k * columns);
+    }
+  }
+}
+
+void add_of_few_experts(const Context& ctx, const Tensor& dlogits, const Tensor& w, const Tensor& dx) {
+  const std::int64_t rows = dx.dim(0);
+  const std::int64_t columns = dx.dim(1);
+  if (dx.numel() == 0) return;
+  with_half({dx.dtype()}, [&]<typename T>(T) {
+    with_pack(packable(columns, {dx.raw(), w.raw()}), [&]<int N>() {
+      constexpr int kThreads = kBlockThreads / 2;
+      launch(few_experts_kernel<N, T>,
+             Grid(grid_of(rows, kRowsOfThread).x, grid_of(columns, std::int64_t{N} * kThreads).x),
+             Block(kThreads), 0, stream(ctx.device()), dlogits.data<float>(), w.data<float>(),
+             static_cast<int>(w.dim(0)), rows, columns, dx.data<T>());
+    });
+  });
+}
+
 }  // namespace
 
 void router_logits(const Context& ctx, const Tensor& x, const Tensor& w, const Tensor& logits) {
@@ -145,6 +201,7 @@ void router_backward(const Context& ctx, const Tensor& dlogits, const Tensor& x,
                 {.a = Transpose::yes, .b = Transpose::no, .accumulate = i > 0});
     sum_parts<true>(ctx, parts, w.dim(1), w.numel(), dw);
   }
+  if (w.dim(0) <= kFewExperts) return add_of_few_experts(ctx, dlogits, w, dx);
   const ArenaScope scope(ctx.workspace);
   const Tensor gradients = split_beside(ctx, dlogits, {0, 1, 0});
   const Tensor weights = split_below(ctx, w, {0, 0, 1});
