@@ -257,66 +257,73 @@ class RowGather {
   bool full_;
 };
 
-// Loads by index of a right operand whose terms are rows (transposed): kColumns of 64 rows, in blocks of 64
-// columns. A warp copies a row at a time, of the sixteen that are its own; lane l keeps the address of the
-// l-th and hands it to the others.
+// Loads by index of a right operand whose terms are rows (transposed): kColumns of 64 rows a stage, in blocks
+// of 64 columns. 8 threads copy 128 bytes of a row, in each block.
 class TermGather {
-  static constexpr int kWarps = kWarpgroup / kWarpSize;
-  static constexpr int kRowsOfWarp = kDepth / kWarps;
-  static_assert(kColumns == kWarpSize * 8);  // 16 bytes a lane
+  static constexpr int kRowsAtOnce = kWarpgroup / 8;
+  static constexpr int kRowsOfThread = kDepth / kRowsAtOnce;
+  static constexpr int kBlocks = kColumns / kDepth;
 
  public:
   __device__ TermGather(const PairRows& rows, int first, int end, int column)
       : rows_(rows), next_(first), end_(end) {
-    const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-    row_ = static_cast<int>(threadIdx.x) / kWarpSize;
-    kept_row_ = row_ + lane % kRowsOfWarp * kWarps;
-    for (int k = 0; k < 2; ++k) offset_[k] = lane / 8 * kBlockBytes + swizzled(row_ + k * kWarps, lane % 8);
-    column_bytes_ = 2 * column + lane * 16;
-    inside_ = column_bytes_ < rows.row_bytes;
-    full_columns_ = 2 * (column + kColumns) <= rows.row_bytes;
-    fetch();
+    const int thread = static_cast<int>(threadIdx.x);
+    row_ = thread / 8;
+    offset_ = swizzled(row_, thread % 8);
+    column_bytes_ = 2 * column + thread % 8 * 16;
+    blocks_ = min(kBlocks, (rows.row_bytes / 2 - column) / kDepth);
+    ask();
     advance();
   }
-  __device__ void advance() {
-    const auto kept = reinterpret_cast<std::uint64_t>(rows_.row_at(index_));
+  // Rows from the end on are zeros, so that whatever the other operand holds there adds nothing.
+  __device__ void load(std::uint32_t to) const {
+    to += offset_;
+    if (blocks_ == kBlocks && left_ >= kDepth) {
 #pragma unroll
-    for (int i = 0; i < kRowsOfWarp; ++i) {
-      from_[i] = reinterpret_cast<const char*>(__shfl_sync(0xFFFFFFFFU, kept, i)) + column_bytes_;
+      for (int i = 0; i < kRowsOfThread; ++i)
+#pragma unroll
+        for (int b = 0; b < kBlocks; ++b) copy_16(to + place(i, b), from_[i] + b * kRowBytes);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kRowsOfThread; ++i)
+#pragma unroll
+        for (int b = 0; b < kBlocks; ++b)
+          if (b < blocks_)
+            copy_16(to + place(i, b), from_[i] + b * kRowBytes, row_ + i * kRowsAtOnce < left_ ? 16 : 0);
+    }
+  }
+  __device__ void advance() {
+#pragma unroll
+    for (int i = 0; i < kRowsOfThread; ++i) {
+      from_[i] = rows_.row_at(index_[i]) + column_bytes_;
       form_here(from_[i]);
     }
     left_ = end_ - next_;
     next_ += kDepth;
-    fetch();
-  }
-  // Rows from the end on are zeros, so that whatever the other operand holds there adds nothing.
-  __device__ void load(std::uint32_t to) const {
-    static_assert(2 * kWarps == 8);  // after which the places of pieces repeat
-    const std::uint32_t at[2] = {to + offset_[0], to + offset_[1]};
-    if (full_columns_ && left_ >= kDepth) {
-#pragma unroll
-      for (int i = 0; i < kRowsOfWarp; ++i) copy_16(at[i % 2] + i / 2 * 8 * kRowBytes, from_[i]);
-    } else if (inside_) {
-#pragma unroll
-      for (int i = 0; i < kRowsOfWarp; ++i)
-        copy_16(at[i % 2] + i / 2 * 8 * kRowBytes, from_[i], row_ + i * kWarps < left_ ? 16 : 0);
-    }
+    ask();
   }
 
  private:
-  // The index of the next stage, ahead of its turn; beyond the end that of the last row, which can be
+  static __device__ constexpr int place(int i, int block) {
+    return i * kRowsAtOnce * kRowBytes + block * kBlockBytes;
+  }
+  // The indices of the next stage, ahead of its turn; beyond the end that of the last row, which can be
   // addressed.
-  __device__ void fetch() { index_ = rows_.index_of(min(next_ + kept_row_, end_ - 1)); }
+  __device__ void ask() {
+#pragma unroll
+    for (int i = 0; i < kRowsOfThread; ++i)
+      index_[i] = rows_.index_of(min(next_ + row_ + i * kRowsAtOnce, end_ - 1));
+  }
 
   const PairRows& rows_;
-  const char* from_[kRowsOfWarp];
+  const char* from_[kRowsOfThread];
+  int index_[kRowsOfThread];
   int next_, end_;
-  int left_ = 0;  // rows from the first of the prepared stage to the end
-  int kept_row_, index_;
+  int left_;  // rows from the first of the stage on
   int row_;
-  int offset_[2];
+  int offset_;
   int column_bytes_;
-  bool inside_, full_columns_;
+  int blocks_;
 };
 
 }  // namespace xmoe::gpu::hopper

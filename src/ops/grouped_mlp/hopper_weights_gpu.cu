@@ -30,7 +30,7 @@ struct WeightProductParameters {
   });
 }
 
-// Asks for the tile of dW, one or two of its lines a thread.
+// Asks for the tile of dW, one or two of its lines a thread, so that additions to it find it in the L2 cache.
 template <typename G, bool kTransposed>
 __device__ inline void prefetch_tile(const WeightProductParameters& p, const Tile& tile) {
   const int thread = static_cast<int>(threadIdx.x);
@@ -55,17 +55,14 @@ __device__ void load_tiles(const WeightProductParameters& p, Ring ring) {
   Tile tile;
   for (; find(p, tiles, taken.number(), tile); taken.next()) {
     taken.ask();
+    if (p.add) prefetch_tile<G, kTransposed>(p, tile);
     const int begin = p.experts.begin[tile.expert];
     const int end = p.experts.begin[tile.expert + 1];
     const int left = tile.row_block * kRows;
     const int blocks = min(kRows, p.rows - left) / kDepth;
     TermGather gather(p.right, begin, end, tile.column_block * kColumns);
     const int stages = (end - begin + kDepth - 1) / kDepth;
-    // If the consumers will add to the tile of dW, the additions find it in the L2 cache. Threads ask in
-    // turns, spread over the stages.
-    const int dw_stage = p.add ? static_cast<int>(threadIdx.x) * stages / kRows : stages;
     for (int s = 0; s < stages; ++s) {
-      if (s == dw_stage) prefetch_tile<G, kTransposed>(p, tile);
       ring.wait_empty();
       const std::uint32_t full = ring.full(ring.stage());
       if (threadIdx.x == 0) {
