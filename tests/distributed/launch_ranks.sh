@@ -4,8 +4,8 @@
 #
 #   launch_ranks.sh RANKS PROGRAM [ARGUMENTS]
 #
-# The status is that of the first rank that fails; the others are then asked to end, and made to after some seconds. Each rank takes
-# itself for a host of its own where NCCL is concerned, which lets several of them share a GPU.
+# The status is that of the first rank that fails; the others are then asked to end, and made to after some seconds. If there are more
+# ranks than GPUs, each takes itself for a host of its own where NCCL is concerned, which lets several of them share one.
 set -u
 ranks=$1
 shift
@@ -13,10 +13,14 @@ export WORLD_SIZE=$ranks MASTER_ADDR=127.0.0.1 MASTER_PORT="${MASTER_PORT:-$((20
 export LOCAL_WORLD_SIZE=$ranks TORCHELASTIC_RUN_ID="launch_ranks.$$"
 export NCCL_SOCKET_IFNAME="${NCCL_SOCKET_IFNAME:-lo}"
 
+gpus=$(nvidia-smi -L 2>/dev/null | wc -l)
+
 processes=()
 trap 'kill -KILL "${processes[@]}" 2>/dev/null; exit 143' INT TERM
 for ((rank = 0; rank < ranks; ++rank)); do
-  RANK=$rank LOCAL_RANK=$rank NCCL_HOSTID="host$rank" "$@" &
+  host=one
+  [ "$ranks" -le "$gpus" ] || host=$rank
+  RANK=$rank LOCAL_RANK=$rank NCCL_HOSTID="host-$host" "$@" &
   processes+=($!)
 done
 

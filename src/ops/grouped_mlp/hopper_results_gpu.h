@@ -110,44 +110,34 @@ __device__ inline void pack(const float (&sums)[kCount], int first, Piece& words
 
 constexpr float kLog2E = 1.4426950409F;
 
-struct Two {
-  float first, second;
-};
-
-// 1 / (1 + 2^x) of both, exact to a few units of f32's last place; 0 below 2^-60. The unit for special
-// functions is what epilogues wait for: it is asked for two powers and one quotient.
-__device__ inline Two inverses_of_one_plus_exp2(Two x) {
-  constexpr float kMost = 60.0F;  // so that the product of two powers is finite
-  const auto one_plus_power = [](float exponent) {
-    float power;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(fminf(exponent, kMost)));
-    return 1.0F + power;
-  };
-  const float p = one_plus_power(x.first);
-  const float q = one_plus_power(x.second);
+// 1 / (1 + 2^x), exact to a few units of f32's last place.
+__device__ inline float inverse_of_one_plus_exp2(float x) {
+  float power;
   float inverse;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(p * q));
-  return {x.first > kMost ? 0.0F : inverse * q, x.second > kMost ? 0.0F : inverse * p};
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(1.0F + power));
+  return inverse;
 }
 
-__device__ inline Two sigmoids(Two x) {
-  return inverses_of_one_plus_exp2({-kLog2E * x.first, -kLog2E * x.second});
-}
+__device__ inline float sigmoid(float x) { return inverse_of_one_plus_exp2(-kLog2E * x); }
 
 struct Gelu {  // the tanh form; (1 + tanh(u)) / 2 = sigmoid(2 u)
   static constexpr float kTwiceSqrt2OverPi = 1.5957691216F;
   static constexpr float kCubic = 0.044715F * kTwiceSqrt2OverPi;
-  static __device__ Two gates(Two x) {
-    const auto exponent = [](float v) {
-      return v * (-kLog2E * kTwiceSqrt2OverPi - kLog2E * kCubic * (v * v));
-    };
-    return inverses_of_one_plus_exp2({exponent(x.first), exponent(x.second)});
+  static __device__ float gate(float x) {
+    return inverse_of_one_plus_exp2(x * (-kLog2E * kTwiceSqrt2OverPi - kLog2E * kCubic * (x * x)));
   }
   // Given s, the gate of x, and a = x s.
   static __device__ float derivative(float x, float s, float a) {
     return s + (a - a * s) * (kTwiceSqrt2OverPi + 3.0F * kCubic * (x * x));
   }
 };
+
+// What h, or its gate part, is multiplied by.
+template <Activation kActivation>
+__device__ inline float gate(float h) {
+  return kActivation == Activation::swiglu ? sigmoid(h) : Gelu::gate(h);
+}
 
 // Combine weights of the two rows that a thread holds sums of.
 struct TwoWeights {
@@ -219,14 +209,10 @@ struct Activate {
       if (p.a == nullptr) continue;
 #pragma unroll
       for (int j = 0; j < 16; ++j) {
-        const Two x = {lower<T>(first[j]), upper<T>(first[j])};
         const float weight = w.of[j % 2];
-        const Two s = kGated ? sigmoids(x) : Gelu::gates(x);
-        if constexpr (kGated)
-          first[j] = round_pair<T>(weight * x.first * s.first * lower<T>(second[j]),
-                                   weight * x.second * s.second * upper<T>(second[j]));
-        else
-          first[j] = round_pair<T>(weight * x.first * s.first, weight * x.second * s.second);
+        const auto activated = [&](float x, float up) { return weight * x * gate<kActivation>(x) * up; };
+        first[j] = round_pair<T>(activated(lower<T>(first[j]), kGated ? lower<T>(second[j]) : 1.0F),
+                                 activated(upper<T>(first[j]), kGated ? upper<T>(second[j]) : 1.0F));
       }
       staging.write(first, part.lane, a, c * kPieceColumns);
     }
@@ -307,12 +293,9 @@ struct ActivationGradient {
 #pragma unroll
         for (int j = 0; j < 16; ++j) {
           const int s = half * kSums / 2 + c * 32 + 2 * j;
-          const Two h = {lower<T>(x[0][j]), upper<T>(x[0][j])};
-          const Two gates = kGated ? sigmoids(h) : Gelu::gates(h);
           const float weight = w.of[j % 2];
-          const Gradient g0 = gradient(weight, sums[s], h.first, gates.first, lower<T>(x[kParts - 1][j]));
-          const Gradient g1 =
-              gradient(weight, sums[s + 1], h.second, gates.second, upper<T>(x[kParts - 1][j]));
+          const Gradient g0 = gradient(weight, sums[s], lower<T>(x[0][j]), lower<T>(x[kParts - 1][j]));
+          const Gradient g1 = gradient(weight, sums[s + 1], upper<T>(x[0][j]), upper<T>(x[kParts - 1][j]));
           dot[j % 2] += g0.dot + g1.dot;
           store_shared_4(word(at[0] + c * kPieceOfStage, j), round_pair<T>(g0.first, g1.first));
           if constexpr (kGated)
@@ -348,9 +331,9 @@ struct ActivationGradient {
     float first, second;  // of h, or of the gate and of the up part
   };
 
-  // s: the sigmoid or gate of x.
-  static __device__ Gradient gradient(float weight, float da, float x, float s, float up) {
+  static __device__ Gradient gradient(float weight, float da, float x, float up) {
     const float d = weight * da;
+    const float s = gate<kActivation>(x);
     if constexpr (kGated) {
       const float silu = x * s;
       const float a = silu * up;
