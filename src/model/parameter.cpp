@@ -45,24 +45,27 @@ Shape Sharding::local_shape(const Shape& global) const {
   return local;
 }
 
-std::int64_t Sharding::global_index(const Shape& global, std::int64_t local) const {
+Sharding::Run Sharding::run_at(const Shape& global, std::int64_t local) const {
   const Shape shape = local_shape(global);
-  std::int64_t index = 0;
+  Run run{0, 1};
   std::int64_t stride = 1;  // of the axis in the global tensor
   for (int axis = global.rank() - 1; axis >= 0; --axis) {
     std::int64_t at = local % shape[axis];
     local /= shape[axis];
+    std::int64_t left = shape[axis] - at;
     for (const AxisRange& r : axes[static_cast<std::size_t>(axis)]) {
       if (at < r.size) {
+        left = r.size - at;
         at += r.begin;
         break;
       }
       at -= r.size;
     }
-    index += at * stride;
+    if (axis == global.rank() - 1) run.count = left;
+    run.index += at * stride;
     stride *= global[axis];
   }
-  return index;
+  return run;
 }
 
 AxisRange equal_part(const AxisRange& whole, std::int64_t index, std::int64_t parts) {

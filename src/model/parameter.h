@@ -43,7 +43,15 @@ struct Sharding {
 
   Shape local_shape(const Shape& global) const;
   // Element of the global tensor (row-major) that element `local` of the part is.
-  std::int64_t global_index(const Shape& global, std::int64_t local) const;
+  std::int64_t global_index(const Shape& global, std::int64_t local) const {
+    return run_at(global, local).index;
+  }
+  // The same for `count` elements that follow each other in the part and in the tensor.
+  struct Run {
+    std::int64_t index;
+    std::int64_t count;
+  };
+  Run run_at(const Shape& global, std::int64_t local) const;
 };
 
 // Part `index` of `parts` equal ones of [begin, begin + size).

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 
 #include "base/parallel.h"
+#include "base/progress.h"
 #include "base/rng.h"
 
 namespace xmoe {
@@ -82,6 +84,20 @@ void ParameterSet::allocate(Arena& values, Arena* gradients, const Mesh& mesh, s
     g.values = values.zeros(g.dtype, shape);
     if (gradients != nullptr) g.gradients = gradients->zeros(g.gradient_dtype, shape);
   }
+  const auto numel = [](const ParameterSpec& spec) {
+    return spec.sharding.local_shape(spec.global_shape).numel();
+  };
+  std::int64_t total = 0;
+  for (const auto& spec : specs_) total += numel(spec);
+  constexpr std::int64_t kWorthWaitingFor = 100'000'000;  // a core computes some 30 million a second
+  constexpr double kMillion = 1e6;
+  std::optional<Progress> progress;
+  if (total > kWorthWaitingFor) progress.emplace("initial values", total, "M parameters", kMillion);
+  std::int64_t done = 0;
+  const auto tell = [&](std::int64_t count) {
+    done += count;
+    if (progress) progress->update(done);
+  };
   for (std::size_t i = 0; i < specs_.size(); ++i) {
     const ParameterSpec& spec = specs_[i];
     Parameter& p = parameters_[i];
@@ -102,18 +118,18 @@ void ParameterSet::allocate(Arena& values, Arena* gradients, const Mesh& mesh, s
       p.value = place(g.values);
       if (gradients != nullptr) p.grad = place(g.gradients);
     }
-    initialise(spec, p, seed);
+    initialise(spec, p, seed, tell);
   }
 }
 
-void ParameterSet::initialise(const ParameterSpec& spec, const Parameter& parameter,
-                              std::uint64_t seed) const {
+void ParameterSet::initialise(const ParameterSpec& spec, const Parameter& parameter, std::uint64_t seed,
+                              const std::function<void(std::int64_t)>& tell) const {
   const Rng rng(seed, spec.name);
   const Tensor flat = parameter.value.reshape({parameter.value.numel()});
-  // What lies on a device is computed on the host, piece by piece.
+  // Piece by piece; what lies on a device is computed on the host.
   const bool on_host = flat.device().is_cpu();
   constexpr std::int64_t kPiece = std::int64_t{1} << 22;
-  const std::int64_t piece = on_host ? flat.numel() : std::min(kPiece, flat.numel());
+  const std::int64_t piece = std::min(kPiece, flat.numel());
   Arena staging({}, MemoryTag::workspace);
   with_float(spec.dtype, [&]<typename T>(T) {
     for (std::int64_t first = 0; first < flat.numel(); first += piece) {
@@ -123,17 +139,19 @@ void ParameterSet::initialise(const ParameterSpec& spec, const Parameter& parame
       T* out = here.data<T>();
       constexpr std::int64_t kGrain = 4096;  // elements worth a thread
       parallel_for(here.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t i = begin; i < end; ++i) {
-          if (spec.init_std == 0.0) {
-            out[i] = static_cast<T>(spec.init_value);
-            continue;
-          }
-          const auto index =
-              static_cast<std::uint64_t>(spec.sharding.global_index(spec.global_shape, first + i));
-          out[i] = static_cast<T>(static_cast<float>(spec.init_std * rng.normal(index)));
+        if (spec.init_std == 0.0) {
+          std::fill(out + begin, out + end, static_cast<T>(spec.init_value));
+          return;
+        }
+        for (std::int64_t i = begin; i < end;) {
+          const Sharding::Run run = spec.sharding.run_at(spec.global_shape, first + i);
+          const std::int64_t run_end = std::min(end, i + run.count);
+          for (auto index = static_cast<std::uint64_t>(run.index); i < run_end; ++i, ++index)
+            out[i] = static_cast<T>(static_cast<float>(spec.init_std * rng.normal(index)));
         }
       });
       if (!on_host) copy_across(here, there);
+      tell(here.numel());
     }
   });
 }

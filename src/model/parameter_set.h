@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -63,7 +64,9 @@ class ParameterSet {
   const Device& device() const { return device_; }  // where they were allocated
 
  private:
-  void initialise(const ParameterSpec& spec, const Parameter& parameter, std::uint64_t seed) const;
+  // Calls tell() with the number of elements behind each piece.
+  void initialise(const ParameterSpec& spec, const Parameter& parameter, std::uint64_t seed,
+                  const std::function<void(std::int64_t)>& tell) const;
 
   std::vector<ParameterSpec> specs_;
   std::vector<Parameter> parameters_;
