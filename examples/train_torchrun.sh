@@ -58,10 +58,11 @@ elif [ "$nodes" -gt 1 ]; then
   : "${NODE_RANK:?the number of this node, from 0}" "${MASTER_ADDR:?the host of node 0}"
 fi
 export MASTER_ADDR="${MASTER_ADDR:-127.0.0.1}" MASTER_PORT="${MASTER_PORT:-29500}"
-# torchrun itself would leave a rank one thread, by which the first values of a billion weights take close to a minute.
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(( ($(nproc) + gpus - 1) / gpus ))}"
+# torchrun itself would leave a rank one thread, by which the first values of a billion weights take half a minute or more.
+cores="${SLURM_CPUS_PER_TASK:-$(nproc)}"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(( (cores + gpus - 1) / gpus ))}"
 
-# LOCAL_RANK, which torchrun sets, picks the GPU of a rank. $SLURM_NODEID is that of the node where it is read.
+# $SLURM_NODEID is that of the node where it is read.
 # shellcheck disable=SC2016
 exec "${agents[@]}" bash -c 'exec torchrun --nnodes "$1" --node-rank "${SLURM_NODEID:-${NODE_RANK:-0}}" --nproc-per-node "$2" \
   --master-addr "$MASTER_ADDR" --master-port "$MASTER_PORT" --no-python "${@:3}"' torchrun "$nodes" "$gpus" \

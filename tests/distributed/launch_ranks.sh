@@ -13,7 +13,11 @@ export WORLD_SIZE=$ranks MASTER_ADDR=127.0.0.1 MASTER_PORT="${MASTER_PORT:-$((20
 export LOCAL_WORLD_SIZE=$ranks TORCHELASTIC_RUN_ID="launch_ranks.$$"
 export NCCL_SOCKET_IFNAME="${NCCL_SOCKET_IFNAME:-lo}"
 
-gpus=$(nvidia-smi -L 2>/dev/null | wc -l)
+if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+  gpus=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c '^\(GPU-\|[0-9]\)')
+else
+  gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ')
+fi
 
 processes=()
 trap 'kill -KILL "${processes[@]}" 2>/dev/null; exit 143' INT TERM

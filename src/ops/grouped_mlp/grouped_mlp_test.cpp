@@ -121,18 +121,28 @@ TEST_P(GroupedMlpOnGpu, TilesThatAreNotFull) {
       "dense_tiles", device()));
 }
 
-// Blocks that take one tile after another, of many experts with unlike numbers of rows.
+// Blocks that take one tile after another, of many experts with unlike numbers of rows and of few. A tile
+// that was computed twice would show where gradients are added.
 TEST_P(GroupedMlpOnGpu, MoreTilesThanMultiprocessors) {
   if (is_emulated(device())) GTEST_SKIP() << "tensor cores are not emulated";
   std::vector<std::int64_t> rows;
   for (std::int64_t e = 0; e < 200; ++e) rows.push_back(e * 37 % 140);
-  GroupedMlpSizes s{.tokens = 300, .remote = 100, .hidden = 320, .ffn = 192, .per_expert = rows};
+  GroupedMlpSizes many{.tokens = 300, .remote = 100, .hidden = 320, .ffn = 192, .per_expert = rows};
   for (const auto activation : {Activation::gelu, Activation::swiglu}) {
-    s.activation = activation;
-    const OpCase op = grouped_mlp_case(s, Accumulation::write, "many_tiles");
-    EXPECT_OK(check_against_cpu(op, DType::bf16, device()));
-    EXPECT_OK(check_repeated(op, DType::bf16, device()));
+    many.activation = activation;
+    const OpCase op = grouped_mlp_case(many, Accumulation::add, "many_tiles");
+    for (const DType dtype : {DType::bf16, DType::f16}) {
+      EXPECT_OK(check_against_cpu(op, dtype, device()));
+      EXPECT_OK(check_repeated(op, dtype, device()));
+    }
   }
+  const OpCase few = grouped_mlp_case({.tokens = 500,
+                                       .hidden = 2048,
+                                       .ffn = 2048,
+                                       .activation = Activation::gelu,
+                                       .per_expert = {700, 0, 129, 1000, 64, 0, 1}},
+                                      Accumulation::write, "few_experts");
+  EXPECT_OK(check_against_cpu(few, DType::bf16, device()));
 }
 
 // Recomputation wants nothing else.

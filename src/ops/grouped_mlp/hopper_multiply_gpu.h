@@ -58,6 +58,7 @@ __device__ inline void sum_tile(float (&sums)[kSums], int rows, int columns, Rin
   if (rows <= consumer * kBlockRows) {
     for (int s = 0; s < stages; ++s) {
       ring.wait_full();
+      warp_barrier();  // all lanes have seen the stage, and the tile's number in its first
       release(ring, ring.stage());
       ring.advance();
     }

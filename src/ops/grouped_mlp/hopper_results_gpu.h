@@ -337,7 +337,7 @@ struct ActivationGradient {
     if constexpr (kGated) {
       const float silu = x * s;
       const float a = silu * up;
-      return {weight * a, da * a, d * up * (s + silu - silu * s), d * silu};
+      return {weight * a, da * a, d * up * (s + (silu - silu * s)), d * silu};
     } else {
       const float a = x * s;
       return {weight * a, da * a, d * Gelu::derivative(x, s, a), 0.0F};

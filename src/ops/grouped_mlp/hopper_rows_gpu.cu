@@ -38,9 +38,9 @@ __device__ int tile_rows(const typename Product::Parameters& p, const Tile& tile
   return min(kRows, p.experts.begin[tile.expert + 1] - row);
 }
 
-// Blocks that are not full take less time and, of few experts, come behind all others: blocks of threads then
-// end nearer to each other. Of many experts the columns' operand would be read once more for them, and the
-// last expert's are few.
+// Tiles that are not full take less time and, of few experts, come behind all others: blocks then end nearer
+// to each other. Of many experts the columns' operand would be read once more for them, and the last expert's
+// are few.
 constexpr int kFewExperts = 8;
 
 template <typename Product>

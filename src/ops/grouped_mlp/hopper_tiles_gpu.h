@@ -132,9 +132,9 @@ class Ring {
   std::uint32_t parity_ = 0;
 };
 
-// The numbers of a block's tiles, as the loading warpgroup takes them: its own first, then always the first
-// that no block has taken. Tiles differ in time, and of fixed shares the largest would end some percent
-// later.
+// The numbers of a block's tiles, as the loading warpgroup takes them: its own first, then, when it begins
+// one, the first that no block has taken. Tiles differ in time, and of fixed shares the largest would end
+// some percent later.
 template <bool kManyThreads>
 class TakenTiles {
  public:
@@ -142,17 +142,17 @@ class TakenTiles {
       : taken_(experts.taken), ring_(ring), number_(static_cast<int>(blockIdx.x)) {}
 
   __device__ int number() const { return number_; }
-  // By all loading threads: asks for the next one, a tile ahead of next(), so that nobody waits for the
-  // counter.
+  // By all loading threads: takes the next one, a tile ahead of next(), so that nobody waits for the counter.
   __device__ void ask() {
-    if (threadIdx.x == 0) asked_ = static_cast<int>(gridDim.x) + atomicAdd(taken_, 1);
+    if (threadIdx.x == 0) asked_ = atomicAdd(taken_, 1);
   }
   __device__ void next() {
-    number_ = asked_;
+    number_ = static_cast<int>(gridDim.x) + asked_;
     if constexpr (kManyThreads) {
       const std::uint32_t place = ring_.next_tile(turn_);
       turn_ ^= 1;  // a thread may still be reading the other place
-      if (threadIdx.x == 0) store_shared_4(place, static_cast<std::uint32_t>(asked_));
+      if (threadIdx.x == 0) store_shared_4(place, static_cast<std::uint32_t>(number_));
+      warp_barrier();
       loaders_barrier();
       number_ = static_cast<int>(load_shared_4(place));
     }
@@ -204,11 +204,10 @@ struct PairRows {
 // Position of 16-byte piece `piece` in row `row` of a swizzled block.
 __device__ inline int swizzled(int row, int piece) { return row * kRowBytes + ((piece ^ (row & 7)) << 4); }
 
-// Keeps the compiler from forming the address where it is used.
+// Keeps the compiler from forming the address where it is used: what a gather does between a free stage and
+// its copies adds to the time of a load, which four stages hardly cover. So the addresses of the next copies
+// are formed behind the last ones.
 __device__ inline void form_here(const char*& address) { asm volatile("" : "+l"(address)); }
-
-// What a gather does between a free stage and its copies adds to the time of a load, which four stages hardly
-// cover: so the addresses of the next copies are formed behind the last ones.
 
 // Loads by index of the left operand, K-major: 8 threads copy the 128 bytes of a row.
 class RowGather {
@@ -231,7 +230,7 @@ class RowGather {
   }
   // The next terms. Rows beyond the expert's are left as they are: they reach none but their own results,
   // which nobody keeps.
-  __device__ void load(std::uint32_t to) {
+  __device__ void load(std::uint32_t to) const {
     to += offset_;
     if (full_) {
 #pragma unroll

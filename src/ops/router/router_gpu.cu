@@ -124,8 +124,8 @@ constexpr int kFewExperts = 8;
 constexpr int kRowsOfThread = 16;
 
 template <int N, typename T>
-__global__ void few_experts_kernel(const float* d, const float* w, int experts, std::int64_t rows,
-                                   std::int64_t columns, T* dx) {
+__global__ void few_experts_kernel(const float* __restrict__ d, const float* __restrict__ w, int experts,
+                                   std::int64_t rows, std::int64_t columns, T* __restrict__ dx) {
   constexpr int kAtOnce = 4;
   const std::int64_t column = (static_cast<std::int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * N;
   if (column >= columns) return;
