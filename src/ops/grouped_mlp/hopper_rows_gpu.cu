@@ -41,7 +41,7 @@ __device__ int tile_rows(const typename Product::Parameters& p, const Tile& tile
 // Tiles that are not full take less time and, of few experts, come behind all others: blocks then end nearer
 // to each other. Of many experts the columns' operand would be read once more for them, and the last expert's
 // are few.
-constexpr int kFewExperts = 8;
+[[maybe_unused]] constexpr int kFewExperts = 8;
 
 template <typename Product>
 __device__ TileList tile_list(const typename Product::Parameters& p) {
