@@ -84,11 +84,8 @@ void ParameterSet::allocate(Arena& values, Arena* gradients, const Mesh& mesh, s
     g.values = values.zeros(g.dtype, shape);
     if (gradients != nullptr) g.gradients = gradients->zeros(g.gradient_dtype, shape);
   }
-  const auto numel = [](const ParameterSpec& spec) {
-    return spec.sharding.local_shape(spec.global_shape).numel();
-  };
   std::int64_t total = 0;
-  for (const auto& spec : specs_) total += numel(spec);
+  for (const auto& spec : specs_) total += spec.sharding.local_shape(spec.global_shape).numel();
   constexpr std::int64_t kWorthWaitingFor = 100'000'000;  // a core computes some 30 million a second
   constexpr double kMillion = 1e6;
   std::optional<Progress> progress;

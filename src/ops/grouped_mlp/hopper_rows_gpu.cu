@@ -40,12 +40,15 @@ __device__ int tile_rows(const typename Product::Parameters& p, const Tile& tile
 
 // Tiles that are not full take less time and, of few experts, come behind all others: blocks then end nearer
 // to each other. Of many experts the columns' operand would be read once more for them, and the last expert's
-// are few.
-[[maybe_unused]] constexpr int kFewExperts = 8;
+// are few. Unused in the code for other GPUs, where the kernel is empty.
+[[maybe_unused]] __device__ inline bool partial_tiles_last(const Experts& experts) {
+  constexpr int kFewExperts = 8;
+  return experts.count <= kFewExperts;
+}
 
 template <typename Product>
 __device__ TileList tile_list(const typename Product::Parameters& p) {
-  return {p.experts.count * (p.experts.count <= kFewExperts ? 2 : 1), p.column_blocks};
+  return {p.experts.count * (partial_tiles_last(p.experts) ? 2 : 1), p.column_blocks};
 }
 
 template <typename Product>
@@ -55,9 +58,9 @@ __device__ bool find(const typename Product::Parameters& p, TileList& tiles, int
     const int expert = group < count ? group : group - count;
     const int rows = p.experts.begin[expert + 1] - p.experts.begin[expert];
     const int full = rows / kRows;
-    const int partial = rows % kRows == 0 ? 0 : 1;
-    if (count > kFewExperts) return {expert, 0, full + partial};
-    return group < count ? BlocksOfRows{expert, 0, full} : BlocksOfRows{expert, full, partial};
+    const int all = (rows + kRows - 1) / kRows;
+    if (!partial_tiles_last(p.experts)) return {expert, 0, all};
+    return group < count ? BlocksOfRows{expert, 0, full} : BlocksOfRows{expert, full, all - full};
   });
 }
 
