@@ -9,8 +9,8 @@ CMAKE_FLAGS ?=
 # CMAKE_FLAGS=-DCMAKE_UNITY_BUILD=OFF.
 CONFIGURE := cmake -S . -G Ninja -DCMAKE_UNITY_BUILD=ON -DCMAKE_UNITY_BUILD_BATCH_SIZE=16
 # Ops that have kernels.
-GPU_BENCHMARKS := adamw attention cross_entropy elementwise embedding gather gemm grouped_mlp moe_layer norm pft \
-  reduce rope router routing runs
+GPU_BENCHMARKS := adamw attention cross_entropy elementwise embedding gather gemm grouped_mlp initial_values moe_layer \
+  norm pft reduce rope router routing runs
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo test bench bench-cluster sanitize cuda test-cuda bench-cuda lint clean

@@ -58,7 +58,7 @@ elif [ "$nodes" -gt 1 ]; then
   : "${NODE_RANK:?the number of this node, from 0}" "${MASTER_ADDR:?the host of node 0}"
 fi
 export MASTER_ADDR="${MASTER_ADDR:-127.0.0.1}" MASTER_PORT="${MASTER_PORT:-29500}"
-# torchrun itself would leave a rank one thread, by which the first values of a billion weights take half a minute or more.
+# torchrun itself would leave a rank one thread: few for --distributed-backend staged, whose sums the host forms.
 cores="${SLURM_CPUS_PER_TASK:-$(nproc)}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(( (cores + gpus - 1) / gpus ))}"
 

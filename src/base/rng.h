@@ -9,7 +9,30 @@
 
 namespace xmoe {
 
-std::array<std::uint32_t, 4> philox(std::uint64_t key, std::uint64_t stream, std::uint64_t counter);
+// Usable in kernels.
+constexpr std::array<std::uint32_t, 4> philox(std::uint64_t key, std::uint64_t stream,
+                                              std::uint64_t counter) {
+  // Multipliers and Weyl increments of the published generator.
+  constexpr std::uint64_t kMul0 = 0xD2511F53;
+  constexpr std::uint64_t kMul1 = 0xCD9E8D57;
+  constexpr std::uint32_t kWeyl0 = 0x9E3779B9;
+  constexpr std::uint32_t kWeyl1 = 0xBB67AE85;
+  constexpr int kRounds = 10;
+  std::array<std::uint32_t, 4> c = {
+      static_cast<std::uint32_t>(counter), static_cast<std::uint32_t>(counter >> 32),
+      static_cast<std::uint32_t>(stream), static_cast<std::uint32_t>(stream >> 32)};
+  auto k0 = static_cast<std::uint32_t>(key);
+  auto k1 = static_cast<std::uint32_t>(key >> 32);
+  for (int round = 0; round < kRounds; ++round) {
+    const std::uint64_t p0 = kMul0 * c[0];
+    const std::uint64_t p1 = kMul1 * c[2];
+    c = {static_cast<std::uint32_t>(p1 >> 32) ^ c[1] ^ k0, static_cast<std::uint32_t>(p1),
+         static_cast<std::uint32_t>(p0 >> 32) ^ c[3] ^ k1, static_cast<std::uint32_t>(p0)};
+    k0 += kWeyl0;
+    k1 += kWeyl1;
+  }
+  return c;
+}
 
 // 32 random bits at a counter, for where philox would cost more than the work itself: two rounds of a mixing
 // function with full avalanche. For one key, 2^32 consecutive counters have 2^32 different values. Usable in
@@ -37,7 +60,18 @@ class Rng {
 
   std::uint64_t bits(std::uint64_t counter) const;
   double uniform(std::uint64_t counter) const;  // in [0, 1), 53 bits
-  double normal(std::uint64_t counter) const;   // mean 0, variance 1 (Box-Muller)
+  // Mean 0, variance 1 (Box-Muller): sqrt(-2 ln u) cos(2 pi v) of the pair at the counter.
+  double normal(std::uint64_t counter) const;
+  // Of 53 bits each: u in (0, 1], so that its logarithm is finite, and v in [0, 1). Usable in kernels.
+  struct UniformPair {
+    double u, v;
+  };
+  constexpr UniformPair uniform_pair(std::uint64_t counter) const {
+    const auto r = philox(seed_, stream_, counter);
+    const std::uint64_t a = (static_cast<std::uint64_t>(r[1]) << 32) | r[0];
+    const std::uint64_t b = (static_cast<std::uint64_t>(r[3]) << 32) | r[2];
+    return {(static_cast<double>(a >> 11) + 1.0) * 0x1p-53, static_cast<double>(b >> 11) * 0x1p-53};
+  }
   // In [0, bound), bound > 0; by multiplication, with a bias below bound / 2^64.
   std::uint64_t below(std::uint64_t counter, std::uint64_t bound) const;
 

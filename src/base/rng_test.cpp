@@ -12,6 +12,7 @@ namespace {
 // The published known-answer vectors of Philox4x32-10.
 TEST(Philox, KnownAnswers) {
   using Words = std::array<std::uint32_t, 4>;
+  static_assert(philox(0, 0, 0)[0] == 0x6627e8d5);
   EXPECT_EQ(philox(0, 0, 0), (Words{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
   constexpr std::uint64_t kOnes = ~std::uint64_t{0};
   EXPECT_EQ(philox(kOnes, kOnes, kOnes), (Words{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
@@ -101,6 +102,15 @@ TEST(Rng, NormalMoments) {
   EXPECT_NEAR(moments[2], 0.0, 5.0 * std::sqrt(15.0) / root);
   EXPECT_NEAR(moments[3], 3.0, 5.0 * std::sqrt(96.0) / root);
   EXPECT_NEAR(neighbours, 0.0, 5.0 / root);  // one counter says nothing about the next
+}
+
+// Initial weights are these numbers: models trained before and after a change must begin alike.
+TEST(Rng, NormalKnownAnswers) {
+  const Rng rng(9, "w");
+  EXPECT_DOUBLE_EQ(rng.normal(0), -0.052823400816248867);
+  EXPECT_DOUBLE_EQ(rng.normal(1), -0.74598016086962182);
+  EXPECT_DOUBLE_EQ(rng.normal(997), -0.56227332772312577);
+  EXPECT_DOUBLE_EQ(rng.normal(5'000'000'000), 0.24680642459968891);
 }
 
 TEST(Rng, BelowCoversItsRangeEvenly) {

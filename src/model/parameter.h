@@ -4,10 +4,10 @@
 #include <array>
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "comm/mesh.h"
 #include "device/tensor.h"
+#include "model/sharding.h"
 
 namespace xmoe {
 
@@ -30,32 +30,6 @@ struct Placement {
 Placement placement_of(const Mesh& mesh);
 // Of the first rank of a layout that fits so many. What ranks hold differs in content, not in size.
 Placement placement_of(const ParallelLayout& layout, int world_size);
-
-struct AxisRange {
-  std::int64_t begin = 0;
-  std::int64_t size = 0;
-};
-
-// The part of a global tensor that a rank holds: along each axis the listed ranges one behind the other; an
-// axis without ranges is held whole.
-struct Sharding {
-  std::array<std::vector<AxisRange>, Shape::kMaxRank> axes;
-
-  Shape local_shape(const Shape& global) const;
-  // Element of the global tensor (row-major) that element `local` of the part is.
-  std::int64_t global_index(const Shape& global, std::int64_t local) const {
-    return run_at(global, local).index;
-  }
-  // The same for `count` elements that follow each other in the part and in the tensor.
-  struct Run {
-    std::int64_t index;
-    std::int64_t count;
-  };
-  Run run_at(const Shape& global, std::int64_t local) const;
-};
-
-// Part `index` of `parts` equal ones of [begin, begin + size).
-AxisRange equal_part(const AxisRange& whole, std::int64_t index, std::int64_t parts);
 
 struct Parameter {
   std::string name;  // global, the same on every rank and layout: "layers.3.moe.experts.w1"

@@ -4,9 +4,9 @@
 #include <numeric>
 #include <optional>
 
-#include "base/parallel.h"
 #include "base/progress.h"
 #include "base/rng.h"
+#include "model/initial_values/initial_values.h"
 
 namespace xmoe {
 
@@ -76,7 +76,8 @@ std::size_t ParameterSet::gradient_bytes() const {
   return bytes;
 }
 
-void ParameterSet::allocate(Arena& values, Arena* gradients, const Mesh& mesh, std::uint64_t seed) {
+void ParameterSet::allocate(Arena& values, Arena* gradients, const Mesh& mesh,
+                            std::optional<std::uint64_t> seed) {
   device_ = values.device();
   lay_out(placement_of(mesh));
   for (auto& g : groups_) {
@@ -86,10 +87,11 @@ void ParameterSet::allocate(Arena& values, Arena* gradients, const Mesh& mesh, s
   }
   std::int64_t total = 0;
   for (const auto& spec : specs_) total += spec.sharding.local_shape(spec.global_shape).numel();
-  constexpr std::int64_t kWorthWaitingFor = 100'000'000;  // a core computes some 30 million a second
+  constexpr std::int64_t kWorthWaitingFor = 100'000'000;  // a core computes 20 to 30 million a second
   constexpr double kMillion = 1e6;
   std::optional<Progress> progress;
-  if (total > kWorthWaitingFor) progress.emplace("initial values", total, "M parameters", kMillion);
+  if (seed && device_.is_cpu() && total > kWorthWaitingFor)
+    progress.emplace("initial values", total, "M parameters", kMillion);
   std::int64_t done = 0;
   const auto tell = [&](std::int64_t count) {
     done += count;
@@ -115,42 +117,22 @@ void ParameterSet::allocate(Arena& values, Arena* gradients, const Mesh& mesh, s
       p.value = place(g.values);
       if (gradients != nullptr) p.grad = place(g.gradients);
     }
-    initialise(spec, p, seed, tell);
+    if (seed) initialise(spec, p, *seed, tell);
   }
 }
 
 void ParameterSet::initialise(const ParameterSpec& spec, const Parameter& parameter, std::uint64_t seed,
                               const std::function<void(std::int64_t)>& tell) const {
   const Rng rng(seed, spec.name);
+  const ShardIndex part(spec.global_shape, spec.sharding);
   const Tensor flat = parameter.value.reshape({parameter.value.numel()});
-  // Piece by piece; what lies on a device is computed on the host.
-  const bool on_host = flat.device().is_cpu();
-  constexpr std::int64_t kPiece = std::int64_t{1} << 22;
-  const std::int64_t piece = std::min(kPiece, flat.numel());
-  Arena staging({}, MemoryTag::workspace);
-  with_float(spec.dtype, [&]<typename T>(T) {
-    for (std::int64_t first = 0; first < flat.numel(); first += piece) {
-      const Tensor there = flat.slice(first, std::min(first + piece, flat.numel()));
-      const ArenaScope scope(staging);
-      const Tensor here = on_host ? there : staging.tensor(spec.dtype, there.shape());
-      T* out = here.data<T>();
-      constexpr std::int64_t kGrain = 4096;  // elements worth a thread
-      parallel_for(here.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
-        if (spec.init_std == 0.0) {
-          std::fill(out + begin, out + end, static_cast<T>(spec.init_value));
-          return;
-        }
-        for (std::int64_t i = begin; i < end;) {
-          const Sharding::Run run = spec.sharding.run_at(spec.global_shape, first + i);
-          const std::int64_t run_end = std::min(end, i + run.count);
-          for (auto index = static_cast<std::uint64_t>(run.index); i < run_end; ++i, ++index)
-            out[i] = static_cast<T>(static_cast<float>(spec.init_std * rng.normal(index)));
-        }
-      });
-      if (!on_host) copy_across(here, there);
-      tell(here.numel());
-    }
-  });
+  Arena workspace(device_, MemoryTag::workspace);
+  constexpr std::int64_t kPiece = std::int64_t{1} << 22;  // elements between two words on the progress
+  for (std::int64_t first = 0; first < flat.numel(); first += kPiece) {
+    const Tensor piece = flat.slice(first, std::min(first + kPiece, flat.numel()));
+    fill_initial_values({workspace}, {spec.init_std, spec.init_value}, rng, part, first, piece);
+    tell(piece.numel());
+  }
 }
 
 }  // namespace xmoe

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -53,8 +54,9 @@ class ParameterSet {
   std::size_t value_bytes() const;
   std::size_t gradient_bytes() const;
   // lay_out(), and memory for all that was declared. Initial values depend on (seed, name, index in the
-  // global tensor) only.
-  void allocate(Arena& values, Arena* gradients, const Mesh& mesh, std::uint64_t seed);
+  // global tensor) only. Without a seed there are none, and what values hold is not defined: for whom a
+  // checkpoint gives every one.
+  void allocate(Arena& values, Arena* gradients, const Mesh& mesh, std::optional<std::uint64_t> seed);
 
   std::span<Parameter> all() { return parameters_; }
   std::span<const Parameter> all() const { return parameters_; }

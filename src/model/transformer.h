@@ -51,11 +51,12 @@ struct KeyValueCache {
 class Transformer {
  public:
   // heads, kv_heads, vocabulary, ffn_hidden and seq_length are multiples of the tensor-parallel size; under
-  // TED also the experts' FFN size. Weights in `dtype` (f32, bf16 or f16; routers in f32). Without `train`
-  // there are no gradients and no backward. All of it lies and runs on `device`; what callers hand in and get
-  // back (tokens, targets, losses, logits, counts) is in host memory.
-  Transformer(const ModelConfig& config, DType dtype, Mesh& mesh, std::uint64_t seed, bool train,
-              const Device& device = {});
+  // TED also the experts' FFN size. Weights in `dtype` (f32, bf16 or f16; routers in f32). Without a seed
+  // they have no values until a checkpoint is loaded, which fills them all (load_checkpoint()). Without
+  // `train` there are no gradients and no backward. All of it lies and runs on `device`; what callers hand in
+  // and get back (tokens, targets, losses, logits, counts) is in host memory.
+  Transformer(const ModelConfig& config, DType dtype, Mesh& mesh, std::optional<std::uint64_t> seed,
+              bool train, const Device& device = {});
 
   // Forward and backward of one micro-batch, of as many sequences on all ranks; gradients add up since
   // clear_gradients(). The loss that is differentiated is
@@ -145,7 +146,7 @@ class Transformer {
     }
   };
 
-  void build_layers(std::uint64_t seed, bool train);
+  void build_layers(std::optional<std::uint64_t> seed, bool train);
   AttentionShape attention_shape(std::int64_t batch) const;
   RouterSums sums_of(std::int64_t moe_index) const;
   // Runs all layers and returns the output of the last [n, H]; with `keep` all that backward needs stays in

@@ -181,8 +181,8 @@ ParameterSet plan_parameters(const ModelConfig& config, DType dtype, const Place
   return set;
 }
 
-Transformer::Transformer(const ModelConfig& config, DType dtype, Mesh& mesh, std::uint64_t seed, bool train,
-                         const Device& device)
+Transformer::Transformer(const ModelConfig& config, DType dtype, Mesh& mesh,
+                         std::optional<std::uint64_t> seed, bool train, const Device& device)
     : config_(config),
       dtype_(dtype),
       mesh_(mesh),
@@ -194,7 +194,7 @@ Transformer::Transformer(const ModelConfig& config, DType dtype, Mesh& mesh, std
   build_layers(seed, train);
 }
 
-void Transformer::build_layers(std::uint64_t seed, bool train) {
+void Transformer::build_layers(std::optional<std::uint64_t> seed, bool train) {
   const ModelConfig& c = config_;
   const bool bias = c.norm == NormKind::layer_norm;
   const ModelIndices indices = declare_model(parameters_, c, dtype_, placement_of(mesh_));

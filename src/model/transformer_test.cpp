@@ -340,59 +340,5 @@ TEST_F(TransformerTest, BiasMovesTowardsEvenLoad) {
   }
 }
 
-TEST_F(TransformerTest, InitialValuesDoNotDependOnTheLayout) {
-  ParameterSet whole;
-  ParameterSet part;
-  ParameterSpec spec{
-      .name = "w", .global_shape = {4, 6}, .replication = Replication::expert, .init_std = 1.0};
-  Arena values({}, MemoryTag::parameters);
-  whole.declare(spec);
-  spec.sharding.axes[0] = {{2, 2}};
-  spec.sharding.axes[1] = {{0, 1}, {3, 2}};
-  part.declare(spec);
-  whole.allocate(values, nullptr, mesh, 9);
-  part.allocate(values, nullptr, mesh, 9);
-  ASSERT_EQ(part.all()[0].value.shape(), (Shape{2, 3}));
-  const int columns[] = {0, 3, 4};
-  for (int i = 0; i < 6; ++i)
-    EXPECT_EQ(part.all()[0].value.data<float>()[i],
-              whole.all()[0].value.data<float>()[6 * (2 + i / 3) + columns[i % 3]]);
-}
-
-TEST(Sharding, RunsAreOfElementsThatFollowEachOther) {
-  Sharding whole;
-  Sharding cut;
-  cut.axes[0] = {{1, 2}};
-  cut.axes[2] = {{0, 2}, {3, 0}, {5, 3}};
-  Sharding last;
-  last.axes[1] = {{4, 2}};
-  for (const Sharding& sharding : {whole, cut, last}) {
-    const Shape global{4, 6, 8};
-    const std::int64_t count = sharding.local_shape(global).numel();
-    for (std::int64_t local = 0; local < count; ++local) {
-      const Sharding::Run run = sharding.run_at(global, local);
-      ASSERT_GE(run.count, 1);
-      ASSERT_LE(local + run.count, count);
-      for (std::int64_t k = 0; k < run.count; ++k)
-        ASSERT_EQ(sharding.global_index(global, local + k), run.index + k) << local << " + " << k;
-    }
-  }
-  EXPECT_EQ(whole.run_at(Shape{7}, 3).count, 4);
-}
-
-// More elements than are computed at a time, by more threads than one.
-TEST_F(TransformerTest, InitialValuesDependOnTheirIndexAlone) {
-  constexpr std::int64_t kRows = 5000;
-  constexpr std::int64_t kColumns = 1000;
-  ParameterSet set;
-  set.declare({.name = "w", .global_shape = {kRows, kColumns}, .init_std = 1.0});
-  Arena values({}, MemoryTag::parameters);
-  set.allocate(values, nullptr, mesh, 9);
-  const Rng rng(9, "w");
-  const float* w = set.all()[0].value.data<float>();
-  for (std::int64_t i = 0; i < kRows * kColumns; i += 997)
-    ASSERT_EQ(w[i], static_cast<float>(rng.normal(static_cast<std::uint64_t>(i)))) << i;
-}
-
 }  // namespace
 }  // namespace xmoe

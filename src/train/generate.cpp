@@ -87,7 +87,7 @@ void run_generation(const GenerateConfig& config, Communicator& world, std::istr
   fail_if_any(model_layout_problems(trained.model, config.layout, world.size()));
   ParallelRun parallel(world, config.device, config.layout, config.ranks_per_node, config.timeout_minutes);
   Transformer model(model_to_run(trained.model), config.compute_dtype.value_or(trained.compute_dtype),
-                    parallel.mesh, trained.seed, /*train=*/false, parallel.device);
+                    parallel.mesh, /*seed=*/std::nullopt, /*train=*/false, parallel.device);
   load_weights(checkpoint.manifest, model, world);
 
   const std::string prompt = read_prompt(config, world, input);

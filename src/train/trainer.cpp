@@ -38,6 +38,8 @@ class Trainer {
   void run();
 
  private:
+  // What to go on from; nothing if training starts from the beginning.
+  static std::optional<OpenCheckpoint> checkpoint_of(const TrainConfig& config, Communicator& world);
   void open_files();
   void resume();
   void print_summary() const;
@@ -61,7 +63,8 @@ class Trainer {
   std::unique_ptr<TrainingData> data_;
   std::string tokenizer_json_;  // empty without a tokenizer
   std::unique_ptr<EvaluationWindows> validation_;
-  MemoryAccount memory_;  // known to fit before anything is allocated
+  MemoryAccount memory_;                      // known to fit before anything is allocated
+  std::optional<OpenCheckpoint> checkpoint_;  // to go on from, until it is loaded
   Transformer model_;
   Optimizer optimizer_;
   TrainingStep step_;
@@ -95,8 +98,10 @@ Trainer::Trainer(const TrainConfig& config, Communicator& world)
                 config.parallel.timeout_minutes),
       mesh_(parallel_.mesh),
       memory_(check_memory(config, parallel_.device, world)),
-      model_(settled(config, mesh_, parallel_.device), config.compute_dtype, mesh_, config.seed,
-             /*train=*/true, parallel_.device),
+      checkpoint_(checkpoint_of(config, world)),
+      // No initial values where a checkpoint gives every one: resume() loads it or throws.
+      model_(settled(config, mesh_, parallel_.device), config.compute_dtype, mesh_,
+             checkpoint_ ? std::nullopt : std::optional(config.seed), /*train=*/true, parallel_.device),
       optimizer_(config.optimizer, model_.parameters(), mesh_, config.parallel.zero_stage),
       step_(model_, optimizer_, mesh_, config.batch.micro, scaler_of(config)),
       schedule_(make_schedule(config)) {
@@ -139,18 +144,23 @@ void Trainer::open_files() {
   expect_same(world_, "what is trained on", read, "Give all ranks the same data and tokenizer");
 }
 
+std::optional<OpenCheckpoint> Trainer::checkpoint_of(const TrainConfig& config, Communicator& world) {
+  const std::filesystem::path& load = config.checkpoint.load;
+  if (load.empty()) return std::nullopt;
+  auto checkpoint = find_checkpoint(load, world);
+  if (checkpoint)
+    check_same_model(*checkpoint, config);
+  else
+    log::info("no checkpoint in {}: training starts from the beginning", load.string());
+  return checkpoint;
+}
+
 void Trainer::resume() {
+  if (!checkpoint_) return;
   const CheckpointConfig& c = config_.checkpoint;
-  if (c.load.empty()) return;
-  const auto checkpoint = find_checkpoint(c.load, world_);
-  if (!checkpoint) {
-    log::info("no checkpoint in {}: training starts from the beginning", c.load.string());
-    return;
-  }
-  check_same_model(*checkpoint, config_);
-  const TrainingState& found = checkpoint->state;
+  const TrainingState& found = checkpoint_->state;
   const bool moments = c.load_optimizer && !c.finetune;
-  load_training(checkpoint->manifest, optimizer_, moments, world_);
+  load_training(checkpoint_->manifest, optimizer_, moments, world_);
   if (!c.finetune) {
     state_.iteration = found.iteration;
     state_.consumed_samples = found.consumed_samples;
@@ -161,8 +171,9 @@ void Trainer::resume() {
     for (const auto& change : changes_on_resume(found, state_)) log::warning("{}", change);
   }
   saved_iteration_ = c.load == c.save ? state_.iteration : -1;
-  log::info("loaded {} (iteration {}{})", checkpoint->manifest.directory.string(), found.iteration,
+  log::info("loaded {} (iteration {}{})", checkpoint_->manifest.directory.string(), found.iteration,
             c.finetune ? ", weights only" : "");
+  checkpoint_.reset();
 }
 
 void Trainer::print_summary() const {
