@@ -89,6 +89,7 @@ void ParameterSet::allocate(Arena& values, Arena* gradients, const Mesh& mesh,
   for (const auto& spec : specs_) total += spec.sharding.local_shape(spec.global_shape).numel();
   constexpr std::int64_t kWorthWaitingFor = 100'000'000;  // a core computes 20 to 30 million a second
   constexpr double kMillion = 1e6;
+  constexpr int kNotANumber = 0xFF;  // in every byte, of every dtype
   std::optional<Progress> progress;
   if (seed && device_.is_cpu() && total > kWorthWaitingFor)
     progress.emplace("initial values", total, "M parameters", kMillion);
@@ -117,7 +118,10 @@ void ParameterSet::allocate(Arena& values, Arena* gradients, const Mesh& mesh,
       p.value = place(g.values);
       if (gradients != nullptr) p.grad = place(g.gradients);
     }
-    if (seed) initialise(spec, p, *seed, tell);
+    if (seed)
+      initialise(spec, p, *seed, tell);
+    else
+      device_fill(device_, p.value.raw(), kNotANumber, p.value.bytes());
   }
 }
 
@@ -127,7 +131,8 @@ void ParameterSet::initialise(const ParameterSpec& spec, const Parameter& parame
   const ShardIndex part(spec.global_shape, spec.sharding);
   const Tensor flat = parameter.value.reshape({parameter.value.numel()});
   Arena workspace(device_, MemoryTag::workspace);
-  constexpr std::int64_t kPiece = std::int64_t{1} << 22;  // elements between two words on the progress
+  // Elements between two words on the progress; a GPU is not slowed down by so large pieces.
+  constexpr std::int64_t kPiece = std::int64_t{1} << 22;
   for (std::int64_t first = 0; first < flat.numel(); first += kPiece) {
     const Tensor piece = flat.slice(first, std::min(first + kPiece, flat.numel()));
     fill_initial_values({workspace}, {spec.init_std, spec.init_value}, rng, part, first, piece);

@@ -54,8 +54,8 @@ class ParameterSet {
   std::size_t value_bytes() const;
   std::size_t gradient_bytes() const;
   // lay_out(), and memory for all that was declared. Initial values depend on (seed, name, index in the
-  // global tensor) only. Without a seed there are none, and what values hold is not defined: for whom a
-  // checkpoint gives every one.
+  // global tensor) only. Without a seed there are none, for whom a checkpoint gives every one: values are
+  // NaN, so that one which is not loaded shows.
   void allocate(Arena& values, Arena* gradients, const Mesh& mesh, std::optional<std::uint64_t> seed);
 
   std::span<Parameter> all() { return parameters_; }

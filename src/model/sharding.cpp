@@ -21,10 +21,6 @@ Shape Sharding::local_shape(const Shape& global) const {
   return local;
 }
 
-std::int64_t Sharding::global_index(const Shape& global, std::int64_t local) const {
-  return ShardIndex(global, *this).run_at(local).index;
-}
-
 ShardIndex::ShardIndex(const Shape& global, const Sharding& sharding) : rank_(global.rank()) {
   const Shape local = sharding.local_shape(global);
   std::int64_t stride = 1;

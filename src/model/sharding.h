@@ -22,8 +22,6 @@ struct Sharding {
   std::array<std::vector<AxisRange>, Shape::kMaxRank> axes;
 
   Shape local_shape(const Shape& global) const;
-  // Element of the global tensor that element `local` of the part is.
-  std::int64_t global_index(const Shape& global, std::int64_t local) const;
 };
 
 // The same of one global shape, as a plain value that kernels take and ask.

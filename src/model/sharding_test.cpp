@@ -1,4 +1,5 @@
 #include "model/sharding.h"
+#include "support/shard_elements.h"
 
 #include <gtest/gtest.h>
 
@@ -21,7 +22,7 @@ TEST(Sharding, RunsAreOfElementsThatFollowEachOther) {
       ASSERT_GE(run.count, 1);
       ASSERT_LE(local + run.count, part.numel());
       for (std::int64_t k = 0; k < run.count; ++k)
-        ASSERT_EQ(sharding.global_index(global, local + k), run.index + k) << local << " + " << k;
+        ASSERT_EQ(global_index(global, sharding, local + k), run.index + k) << local << " + " << k;
     }
   }
   EXPECT_EQ(ShardIndex({7}, whole).run_at(3).count, 4);

@@ -2,6 +2,7 @@
 
 #include <istream>
 #include <iterator>
+#include <optional>
 #include <ostream>
 
 #include "base/hash.h"

@@ -9,6 +9,7 @@
 #include "base/hash.h"
 #include "base/split_float.h"
 #include "distributed/support.h"
+#include "support/shard_elements.h"
 #include "support/sharded_parameters.h"
 #include "train/checkpointing.h"
 
@@ -33,7 +34,7 @@ void for_each_element(const CheckpointTensor& tensor, F&& f) {
   for (std::int64_t i = 0; i < tensor.data.numel(); ++i) {
     float number = 0.0F;
     std::memcpy(&number, ElementReader(tensor.held()).read(i, 1).data(), sizeof(number));
-    f(number, expected(tensor.name, tensor.sharding.global_index(tensor.global_shape, tensor.begin + i)));
+    f(number, expected(tensor.name, global_index(tensor.global_shape, tensor.sharding, tensor.begin + i)));
     take_elements(DType::f32, reinterpret_cast<const std::byte*>(&number), tensor.held(), i, 1);
   }
 }
@@ -56,7 +57,7 @@ struct State {
     EXPECT_EQ(wrong, 0) << where << ": masters and moments";
     for (const auto& p : parameters.set.all()) {
       for (std::int64_t i = 0; i < p.value.numel(); ++i) {
-        const float right = expected(p.name, p.sharding.global_index(p.global_shape, i));
+        const float right = expected(p.name, global_index(p.global_shape, p.sharding, i));
         with_float(p.value.dtype(), [&]<typename T>(T) {
           const T value = p.value.data<T>()[i];
           if constexpr (std::is_same_v<T, float>)

@@ -16,6 +16,7 @@
 #include "model/parameter.h"
 #include "moe/layer.h"
 #include "support/compare.h"
+#include "support/shard_elements.h"
 
 namespace xmoe {
 
@@ -123,7 +124,7 @@ class LayerFixture {
     const Rng rng(7, name);
     std::vector<double> values;
     for (std::int64_t i = 0; i < value.numel(); ++i)
-      values.push_back(scale * rng.normal(static_cast<std::uint64_t>(sharding.global_index(global, i))));
+      values.push_back(scale * rng.normal(static_cast<std::uint64_t>(global_index(global, sharding, i))));
     from_doubles(values, value);
     return {value, memory_.zeros(DType::f32, value.shape())};
   }

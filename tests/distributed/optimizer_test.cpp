@@ -12,6 +12,7 @@
 #include "distributed/support.h"
 #include "model/transformer.h"
 #include "support/compare.h"
+#include "support/shard_elements.h"
 #include "support/sharded_parameters.h"
 #include "train/checkpointing.h"
 #include "train/training_step.h"
@@ -50,7 +51,7 @@ Result update(Communicator& ranks, const Layout& layout, DType dtype, int steps,
       if (!p.trainable) continue;
       const Communicator& group = replicas(mesh, p.replication);
       for (std::int64_t i = 0; i < p.grad.numel(); ++i) {
-        const float whole = gradient(p.name, p.sharding.global_index(p.global_shape, i), step);
+        const float whole = gradient(p.name, global_index(p.global_shape, p.sharding, i), step);
         // The last replica makes up for the others.
         const auto others = static_cast<float>(group.size() - 1);
         p.grad.data<float>()[i] =
@@ -82,7 +83,7 @@ std::vector<float> parts_of(const std::vector<float>& whole, const Layout& layou
   std::int64_t begin = 0;
   for (const auto& p : parameters.set.all()) {
     for (std::int64_t i = 0; i < p.value.numel(); ++i)
-      parts.push_back(whole[static_cast<std::size_t>(begin + p.sharding.global_index(p.global_shape, i))]);
+      parts.push_back(whole[static_cast<std::size_t>(begin + global_index(p.global_shape, p.sharding, i))]);
     begin += p.global_shape.numel();
   }
   return parts;

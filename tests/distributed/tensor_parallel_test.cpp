@@ -8,6 +8,7 @@
 #include "distributed/support.h"
 #include "model/transformer.h"
 #include "ops/cross_entropy/cross_entropy.h"
+#include "support/shard_elements.h"
 
 namespace xmoe {
 namespace {
@@ -122,7 +123,7 @@ TEST(TensorParallel, EveryGradientIsThatOfOneRank) {
           replicas(mesh, p.replication).all_reduce(p.grad, ReduceOp::sum);
           std::vector<float> part;
           for (std::int64_t e = 0; e < p.grad.numel(); ++e)
-            part.push_back(q.grad.data<float>()[p.sharding.global_index(p.global_shape, e)]);
+            part.push_back(q.grad.data<float>()[global_index(p.global_shape, p.sharding, e)]);
           expect_near(p.grad.data<float>(), part.data(), p.grad.numel(), p.name);
         }
       }

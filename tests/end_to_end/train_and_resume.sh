@@ -9,6 +9,10 @@ agree() {  # TOLERANCE A B: relative
   awk -v tolerance="$1" -v a="$2" -v b="$3" 'BEGIN { d = a - b; exit !(a > 0 && d < tolerance * a && -d < tolerance * a) }'
 }
 
+bits_per_byte() {  # REPORT
+  sed -n 's/.*"bits_per_byte": *\([0-9.eE+-]*\).*/\1/p' "$1"
+}
+
 story() {  # NAME TOLERANCE OF ANOTHER LAYOUT, further flags
   local name="$1" tolerance="$2"
   shift 2
@@ -24,8 +28,10 @@ story() {  # NAME TOLERANCE OF ANOTHER LAYOUT, further flags
     grep -q "\"$key\"" "$name/whole.jsonl" || broken "$name: metrics file: no $key"
   done
 
-  train "$@" --save "$name/parts" --metrics-file "$name/parts.jsonl" --exit-interval 3 >"$name/parts.log" 2>&1 ||
-    { cat "$name/parts.log"; broken "$name: first half"; }
+  train "$@" --save "$name/parts" --load "$name/parts" --metrics-file "$name/parts.jsonl" --exit-interval 3 \
+    >"$name/parts.log" 2>&1 || { cat "$name/parts.log"; broken "$name: first half"; }
+  grep -q 'starts from the beginning' "$name/parts.log" ||
+    { cat "$name/parts.log"; broken "$name: no word of --load without a checkpoint"; }
   grep -q 'iteration *4/' "$name/parts.log" && broken "$name: --exit-interval 3 did not end the training"
   train "$@" --save "$name/parts" --load "$name/parts" --metrics-file "$name/parts.jsonl" >>"$name/parts.log" 2>&1 ||
     { cat "$name/parts.log"; broken "$name: second half"; }
@@ -64,8 +70,8 @@ story() {  # NAME TOLERANCE OF ANOTHER LAYOUT, further flags
   mpirun -n 2 "$xmoe" eval --load "$name/whole" --data-path heldout --expert-model-parallel-size 2 \
     --output "$name/eval2.json" >>"$name/eval.log" 2>&1 || { cat "$name/eval.log"; broken "$name: eval on two ranks"; }
   local bits bits2
-  bits=$(sed -n 's/.*"bits_per_byte": *\([0-9.eE+-]*\).*/\1/p' "$name/eval.json")
-  bits2=$(sed -n 's/.*"bits_per_byte": *\([0-9.eE+-]*\).*/\1/p' "$name/eval2.json")
+  bits=$(bits_per_byte "$name/eval.json")
+  bits2=$(bits_per_byte "$name/eval2.json")
   # A model that knows nothing needs log2(320) bits for a token of two bytes or so; one that knows the text, below one.
   awk -v a="$bits" 'BEGIN { exit !(a > 0.2 && a < 8) }' || broken "$name: $bits bits per byte"
   agree "$tolerance" "$bits" "$bits2" || broken "$name: bits per byte: $bits on one rank, $bits2 on two"
@@ -78,6 +84,19 @@ story bf16 4e-3 --bf16
 story fp16 2e-3 --fp16 --initial-loss-scale 262144 --loss-scale-window 5
 grep -q '"iteration": *5,.*"loss_scale": *524288' fp16/whole.jsonl || broken "the loss scale has not doubled after five iterations"
 diff f32/whole.txt bf16/whole.txt >difference.txt && broken "--bf16 changed nothing"
+
+# Weights alone, of which nothing is left to the seed: a step of next to no length leaves them as they are.
+train --load f32/whole --finetune --seed 99 --lr 1e-12 --min-lr 0 --train-iters 1 --save fine --metrics-file fine.jsonl >fine.log 2>&1 ||
+  { cat fine.log; broken "--finetune"; }
+grep -q '"iteration": *1,' fine.jsonl || { cat fine.jsonl; broken "--finetune does not begin with iteration 1"; }
+"$xmoe" eval --load fine --data-path heldout --output fine.json >>fine.log 2>&1 || { cat fine.log; broken "eval of --finetune"; }
+# But for the experts' biases, which the step moves.
+agree 1e-3 "$(bits_per_byte f32/eval.json)" "$(bits_per_byte fine.json)" || broken "--finetune begins with other weights"
+# Weights and the place in the training: the loss of the next iteration is that of the training which goes on.
+train --load f32/whole --no-load-optim --train-iters 7 --metrics-file fresh.jsonl >fresh.log 2>&1 ||
+  { cat fresh.log; broken "--no-load-optim"; }
+diff <(course f32/two.jsonl | head -1 | cut -d ' ' -f 1,2) <(course fresh.jsonl | cut -d ' ' -f 1,2) ||
+  broken "--no-load-optim: another iteration or loss"
 
 "$xmoe" generate --load f32/whole --prompt "the king" --max-new-tokens 20 --seed 3 >first.txt 2>generate.log ||
   { cat generate.log; broken "generate"; }

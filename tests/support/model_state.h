@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/hash.h"
+#include "support/shard_elements.h"
 #include "train/checkpoint/checkpoint.h"
 
 namespace xmoe::test {
@@ -68,7 +69,7 @@ class ModelState {
   std::uint8_t expected(const CheckpointTensor& tensor, std::size_t byte) const {
     const std::size_t element = size_of(tensor.data.dtype());
     const std::int64_t index =
-        tensor.sharding.global_index(tensor.global_shape, static_cast<std::int64_t>(byte / element));
+        global_index(tensor.global_shape, tensor.sharding, static_cast<std::int64_t>(byte / element));
     const std::uint64_t position = static_cast<std::uint64_t>(index) * element + byte % element;
     return static_cast<std::uint8_t>(hash64(&position, sizeof(position), seed_ ^ hash64(tensor.name)));
   }

@@ -3,24 +3,9 @@
 
 #include "model/initial_values/initial_values.h"
 #include "support/op_case.h"
+#include "support/shard_elements.h"
 
 namespace xmoe {
-
-// What the elements of a part are in the global tensor, one by one.
-inline std::vector<std::int64_t> elements_of(const Shape& global, const Sharding& sharding) {
-  std::vector<std::int64_t> elements = {0};
-  for (int axis = 0; axis < global.rank(); ++axis) {
-    auto ranges = sharding.axes[static_cast<std::size_t>(axis)];
-    if (ranges.empty()) ranges = {{0, global[axis]}};
-    std::vector<std::int64_t> next;
-    for (const std::int64_t element : elements)
-      for (const AxisRange& range : ranges)
-        for (std::int64_t i = 0; i < range.size; ++i)
-          next.push_back(element * global[axis] + range.begin + i);
-    elements = std::move(next);
-  }
-  return elements;
-}
 
 inline OpCase initial_values_case(const Shape& global, const Sharding& sharding,
                                   const InitialValues& initial = {.deviation = 0.02}) {

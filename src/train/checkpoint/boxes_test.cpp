@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "base/rng.h"
+#include "support/shard_elements.h"
 
 namespace xmoe {
 namespace {
@@ -89,7 +90,7 @@ TEST(Boxes, OfRunsOfRandomShardingsHoldTheRightElements) {
     for (const auto& ranges : sharding.axes) most *= std::max<std::size_t>(1, ranges.size());
     EXPECT_LE(boxes.size(), most);
     for (std::int64_t e = begin; e < end; ++e)
-      ASSERT_EQ(found[static_cast<std::size_t>(e - begin)], sharding.global_index(global, e))
+      ASSERT_EQ(found[static_cast<std::size_t>(e - begin)], global_index(global, sharding, e))
           << to_string(global) << " element " << e << " of " << begin << " to " << end;
   }
 }
@@ -116,7 +117,7 @@ TEST(Boxes, CopiesBetweenRandomPlaces) {
     const Sharding b = random_sharding(dice, global);
     std::vector<std::int64_t> from(static_cast<std::size_t>(a.local_shape(global).numel()));
     for (std::size_t e = 0; e < from.size(); ++e)
-      from[e] = a.global_index(global, static_cast<std::int64_t>(e));
+      from[e] = global_index(global, a, static_cast<std::int64_t>(e));
     std::vector<std::int64_t> to(static_cast<std::size_t>(b.local_shape(global).numel()), -1);
     const auto sources = boxes_of_run(global, a, 0, static_cast<std::int64_t>(from.size()));
     for (const auto& target : boxes_of_run(global, b, 0, static_cast<std::int64_t>(to.size()))) {
@@ -129,7 +130,7 @@ TEST(Boxes, CopiesBetweenRandomPlaces) {
       }
     }
     for (std::size_t e = 0; e < to.size(); ++e) {
-      const std::int64_t element = b.global_index(global, static_cast<std::int64_t>(e));
+      const std::int64_t element = global_index(global, b, static_cast<std::int64_t>(e));
       const bool held = std::find(from.begin(), from.end(), element) != from.end();
       ASSERT_EQ(to[e], held ? element : -1);
       copied += held;

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "support/model_state.h"
+#include "support/shard_elements.h"
 #include "train/checkpoint/strict_json.h"
 
 namespace xmoe {
@@ -135,8 +136,8 @@ TEST_F(SavedParts, PartsOfSeveralRangesRoundTrip) {
   other.data = Tensor(other_memory.data(), DType::i64, {60});
   other.sharding.axes[1] = {{2, 2}, {6, 2}};
   for (std::int64_t i = 0; i < 60; ++i) {
-    memory[static_cast<std::size_t>(i)] = half.sharding.global_index(global, i);
-    other_memory[static_cast<std::size_t>(i)] = other.sharding.global_index(global, i);
+    memory[static_cast<std::size_t>(i)] = global_index(global, half.sharding, i);
+    other_memory[static_cast<std::size_t>(i)] = global_index(global, other.sharding, i);
   }
   const std::vector<CheckpointTensor> both = {half, other};
   save_checkpoint(root_, 1, both, "{}", mesh_, {});
@@ -148,7 +149,7 @@ TEST_F(SavedParts, PartsOfSeveralRangesRoundTrip) {
   std::fill(other_memory.begin(), other_memory.end(), -1);
   load_checkpoint(read_manifest(root_), std::vector<CheckpointTensor>{other}, *world_);
   for (std::int64_t i = 0; i < 60; ++i)
-    ASSERT_EQ(other_memory[static_cast<std::size_t>(i)], other.sharding.global_index(global, i));
+    ASSERT_EQ(other_memory[static_cast<std::size_t>(i)], global_index(global, other.sharding, i));
 }
 
 }  // namespace
