@@ -72,8 +72,13 @@ OpenCheckpoint open_checkpoint(const std::filesystem::path& root, std::int64_t i
                                Communicator& world) {
   const auto path = iteration < 0 ? root : root / checkpoint_name(iteration);
   auto checkpoint = find_checkpoint(path, world);
-  if (!checkpoint)
-    fail_everywhere("no checkpoint in {}: give the --save directory of a training", path.string());
+  if (!checkpoint) {
+    std::string others;
+    if (iteration >= 0)
+      for (const auto& other : list_checkpoints(root)) others += " " + other.filename().string();
+    fail_everywhere("no checkpoint in {}: {}", path.string(),
+                    others.empty() ? "give the --save directory of a training" : "there are" + others);
+  }
   return std::move(*checkpoint);
 }
 
@@ -87,7 +92,7 @@ void check_same_model(const OpenCheckpoint& checkpoint, const TrainConfig& here)
   if (differences.empty()) return;
   std::string text = fmt::format("{} holds another model:", checkpoint.manifest.directory.string());
   for (const auto& d : differences) text += "\n  " + d;
-  text += "\nTrain the model of the checkpoint, or start without --load";
+  text += "\nTrain the model of the checkpoint, or start without --load and --save to another directory";
   throw Error(text, ErrorScope::every_rank);
 }
 
@@ -140,7 +145,7 @@ void load_weights(const CheckpointManifest& manifest, Transformer& model, Commun
 }
 
 void prepare_save_directory(const std::filesystem::path& directory, const std::string& tokenizer_json,
-                            std::int64_t iteration) {
+                            bool goes_on) {
   std::error_code error;
   std::filesystem::create_directories(directory, error);
   if (error)
@@ -152,6 +157,11 @@ void prepare_save_directory(const std::filesystem::path& directory, const std::s
     fail("--save {} cannot be written to: {}", directory.string(), reason.what());
   }
   std::filesystem::remove(probe, error);
+  if (const auto there = list_checkpoints(directory); !goes_on && !there.empty())
+    fail(
+        "--save {} holds checkpoints of another training, up to {}: go on with it by --load {}, or --save to "
+        "another directory",
+        directory.string(), there.back().filename().string(), directory.string());
   if (tokenizer_json.empty()) return;
   const auto path = directory / kTokenizerFile;
   if (std::filesystem::exists(path)) {
@@ -162,7 +172,7 @@ void prepare_save_directory(const std::filesystem::path& directory, const std::s
       there.clear();  // none that it can use: another one
     }
     if (there == tokenizer_json) return;
-    if (iteration > 0 || !list_checkpoints(directory).empty())
+    if (goes_on)
       fail("{} is another tokenizer than --tokenizer: give that one, or --save to another directory",
            path.string());
   }

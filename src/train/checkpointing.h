@@ -44,11 +44,12 @@ void load_weights(const CheckpointManifest& manifest, Transformer& model, Commun
 // A checkpoint is used with its tokenizer, which lies beside the directories of iterations.
 inline constexpr const char* kTokenizerFile = "tokenizer.json";
 
-// Makes `directory` ready for checkpoints of a training that is at `iteration`: creates it, tries to write,
-// puts the tokenizer there (nothing if its text is empty). Error when that cannot be done, or would put
-// another tokenizer beside checkpoints. Not collective.
+// Makes `directory` ready for checkpoints: creates it, tries to write, puts the tokenizer there (nothing if
+// its text is empty). `goes_on`: the training was loaded from there. Error when that cannot be done, when
+// another training's checkpoints are there, which this one's would replace, or for another tokenizer than
+// theirs. Not collective.
 void prepare_save_directory(const std::filesystem::path& directory, const std::string& tokenizer_json,
-                            std::int64_t iteration);
+                            bool goes_on);
 
 // The tokenizer at `given`, or if that is empty the one of the checkpoint; nothing if it has none. Error when
 // its tokens are more than the model was trained with. Not collective.

@@ -141,4 +141,20 @@ std::vector<std::string> start_up_lines(const TrainConfig& resolved, const Start
   return lines;
 }
 
+std::vector<std::string> start_up_warnings(const TrainConfig& config, const StartUpFacts& facts) {
+  std::vector<std::string> warnings;
+  if (config.checkpoint.save.empty())
+    warnings.emplace_back("nothing is saved without --save DIRECTORY: the trained model is lost at the end");
+  std::size_t most = 0;  // ranks of a node
+  for (int node = 0; node < facts.topology.nodes(); ++node)
+    most = std::max(most, facts.topology.ranks_of(node).size());
+  const int ranks = static_cast<int>(most);
+  const int fitting = std::max(1, facts.cores / ranks);
+  if (facts.cores > 0 && facts.threads > fitting && config.device.kind == Device::Kind::cpu)
+    warnings.push_back(fmt::format("{} of {} share {} cores, which slows all down: set OMP_NUM_THREADS={}",
+                                   counted(ranks, "rank"), counted(facts.threads, "thread"), facts.cores,
+                                   fitting));
+  return warnings;
+}
+
 }  // namespace xmoe

@@ -42,12 +42,15 @@ ModelConfig model_to_run(ModelConfig trained);
 // What is known when everything is built and nothing is trained.
 struct StartUpFacts {
   Topology topology;
-  int threads = 1;
+  int threads = 1;  // of a rank
+  int cores = 0;    // of this machine; 0: unknown
   std::int64_t tokens_per_epoch = 0;
   std::optional<std::int64_t> validation_windows;  // unset: no validation
 };
 // What a training begins with: a line each on model, layout, batch, data and how FLOPs are counted; with a
 // capacity a line on what is dropped, and of several ranks the mesh and who sits where.
 std::vector<std::string> start_up_lines(const TrainConfig& resolved, const StartUpFacts& facts);
+// What a user of these settings may not have wanted.
+std::vector<std::string> start_up_warnings(const TrainConfig& resolved, const StartUpFacts& facts);
 
 }  // namespace xmoe

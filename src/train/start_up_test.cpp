@@ -51,6 +51,25 @@ TEST(StartUp, LinesSayHowTheTrainingRuns) {
   EXPECT_FALSE(lines[5].ends_with('\n'));
 }
 
+TEST(StartUp, WarnsOfLostModelsAndSharedCores) {
+  TrainConfig c = config();
+  c.checkpoint.save = "run";
+  StartUpFacts f = facts();
+  EXPECT_TRUE(start_up_warnings(c, f).empty());  // of cores nothing is known
+  f.cores = 8;
+  EXPECT_TRUE(start_up_warnings(c, f).empty());
+  f.cores = 7;
+  EXPECT_EQ(start_up_warnings(c, f),
+            std::vector<std::string>{
+                "4 ranks of 2 threads share 7 cores, which slows all down: set OMP_NUM_THREADS=1"});
+  f.threads = 1;
+  f.cores = 2;  // ranks share them in any case
+  EXPECT_TRUE(start_up_warnings(c, f).empty());
+  c.checkpoint.save.clear();
+  ASSERT_EQ(start_up_warnings(c, f).size(), 1U);
+  EXPECT_NE(start_up_warnings(c, f)[0].find("--save"), std::string::npos);
+}
+
 TEST(StartUp, OneRankNeedsNoTable) {
   TrainConfig c = config();
   c.parallel.layout = {};

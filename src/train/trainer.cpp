@@ -1,5 +1,7 @@
 #include "train/trainer.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <memory>
@@ -76,6 +78,7 @@ class Trainer {
   std::optional<TraceRecorder> trace_;
   Timer since_start_;
   std::int64_t saved_iteration_ = -1;
+  bool goes_on_in_save_ = false;      // where it was loaded from, it saves
   std::int64_t first_iteration_ = 0;  // what was done when this run began
   StepSummary summary_;               // since the last report
 };
@@ -114,7 +117,7 @@ Trainer::Trainer(const TrainConfig& config, Communicator& world)
   resume();
   together(world_, [&] {
     if (!config_.checkpoint.save.empty() && world_.rank() == 0)
-      prepare_save_directory(config_.checkpoint.save, tokenizer_json_, state_.iteration);
+      prepare_save_directory(config_.checkpoint.save, tokenizer_json_, goes_on_in_save_);
     reporter_.emplace(config_.logging.metrics_file, state_.iteration);
     if (!config_.logging.trace.empty() && world_.rank() == 0) prepare_trace_file(config_.logging.trace);
   });
@@ -171,6 +174,11 @@ void Trainer::resume() {
     for (const auto& change : changes_on_resume(found, state_)) log::warning("{}", change);
   }
   saved_iteration_ = c.load == c.save ? state_.iteration : -1;
+  std::error_code is_not_there;
+  goes_on_in_save_ =
+      !c.finetune &&
+      std::filesystem::equivalent(std::filesystem::absolute(checkpoint_->manifest.directory).parent_path(),
+                                  c.save, is_not_there);
   log::info("loaded {} (iteration {}{})", checkpoint_->manifest.directory.string(), found.iteration,
             c.finetune ? ", weights only" : "");
   checkpoint_.reset();
@@ -180,9 +188,11 @@ void Trainer::print_summary() const {
   StartUpFacts facts;
   facts.topology = parallel_.topology;
   facts.threads = thread_count();
+  facts.cores = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
   facts.tokens_per_epoch = data_->tokens_per_epoch();
   if (validation_) facts.validation_windows = validation_->count();
   for (const std::string& line : start_up_lines(config_, facts)) log::info("{}", line);
+  for (const std::string& line : start_up_warnings(config_, facts)) log::warning("{}", line);
 }
 
 void Trainer::run() {

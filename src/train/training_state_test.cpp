@@ -198,34 +198,46 @@ class SaveDirectory : public testing::Test {
 };
 
 TEST_F(SaveDirectory, IsCreatedWithTheTokenizer) {
-  prepare_save_directory(folder_ / "run", "", 0);
+  prepare_save_directory(folder_ / "run", "", false);
   EXPECT_FALSE(std::filesystem::exists(folder_ / "run" / kTokenizerFile));
-  prepare_save_directory(folder_ / "run", "one", 0);
+  prepare_save_directory(folder_ / "run", "one", false);
   EXPECT_EQ(written(), "one");
-  prepare_save_directory(folder_ / "run", "two", 0);  // nothing was saved there yet
+  prepare_save_directory(folder_ / "run", "two", false);  // nothing was saved there yet
   EXPECT_EQ(written(), "two");
 }
 
 TEST_F(SaveDirectory, KeepsTheTokenizerOfItsCheckpoints) {
-  prepare_save_directory(folder_ / "run", "one", 0);
-  EXPECT_THROW(prepare_save_directory(folder_ / "run", "two", 3), Error);
+  prepare_save_directory(folder_ / "run", "one", false);
+  EXPECT_THROW(prepare_save_directory(folder_ / "run", "two", true), Error);
   std::filesystem::create_directories(folder_ / "run" / "iter_0000003");
   std::ofstream(folder_ / "run" / "iter_0000003" / "manifest.json") << "{}";
-  EXPECT_THROW(prepare_save_directory(folder_ / "run", "two", 0), Error);
+  EXPECT_THROW(prepare_save_directory(folder_ / "run", "two", true), Error);
   EXPECT_EQ(written(), "one");
+}
+
+TEST_F(SaveDirectory, OfAnotherTrainingIsRefused) {
+  std::filesystem::create_directories(folder_ / "run" / "iter_0000200");
+  std::ofstream(folder_ / "run" / "iter_0000200" / "manifest.json") << "{}";
+  try {
+    prepare_save_directory(folder_ / "run", "", false);
+    FAIL() << "its checkpoints would be replaced";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("iter_0000200"), std::string::npos) << error.what();
+  }
+  prepare_save_directory(folder_ / "run", "", true);
 }
 
 TEST_F(SaveDirectory, TheSameTokenizerMayBeWrittenInAnotherWay) {
   const Tokenizer tokenizer(learn_vocabulary(PieceCounter(PreTokenizer(PreTokenizerKind::gpt2)), {}));
-  prepare_save_directory(folder_ / "run", tokenizer.json() + "\n\n", 0);
-  prepare_save_directory(folder_ / "run", tokenizer.json(), 3);
+  prepare_save_directory(folder_ / "run", tokenizer.json() + "\n\n", false);
+  prepare_save_directory(folder_ / "run", tokenizer.json(), true);
   EXPECT_EQ(written(), tokenizer.json() + "\n\n");
 }
 
 TEST_F(SaveDirectory, OfAFileIsRefused) {
   std::ofstream(folder_ / "file") << "x";
   try {
-    prepare_save_directory(folder_ / "file" / "run", "one", 0);
+    prepare_save_directory(folder_ / "file" / "run", "one", false);
     ADD_FAILURE() << "accepted";
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("--save " + (folder_ / "file" / "run").string()),
