@@ -138,7 +138,7 @@ train_refused another_vocabulary 'vocab-size' '350' 'finetune' -- --vocab-size 3
 "$xmoe" tokenizer train --input heldout.txt --vocab-size 300 --output other.json 2>>prepare.log
 cp good/tokenizer.json kept.json
 train_refused another_tokenizer 'good' 'vocab-size' -- --tokenizer other.json --load good --save good
-train_refused tokenizer_of_others 'good/tokenizer\.json is another tokenizer' -- --tokenizer other.json --save good
+train_refused save_over_another 'good holds checkpoints of another training' 'iter_0000002' '--load good' -- --save good
 cmp kept.json good/tokenizer.json || broken "a training that was refused replaced the tokenizer of the checkpoints"
 refused eval_tokenizer 'tokens' 'trained with' -- "$xmoe" eval --load narrow --data-path heldout --tokenizer tokenizer.json
 cp -r good flipped
