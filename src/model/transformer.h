@@ -52,9 +52,9 @@ class Transformer {
  public:
   // heads, kv_heads, vocabulary, ffn_hidden and seq_length are multiples of the tensor-parallel size; under
   // TED also the experts' FFN size. Weights in `dtype` (f32, bf16 or f16; routers in f32). Without a seed
-  // they have no values until a checkpoint is loaded, which fills them all (load_checkpoint()). Without
-  // `train` there are no gradients and no backward. All of it lies and runs on `device`; what callers hand in
-  // and get back (tokens, targets, losses, logits, counts) is in host memory.
+  // they are NaN until a checkpoint is loaded, which fills them all (load_checkpoint()). Without `train`
+  // there are no gradients and no backward. All of it lies and runs on `device`; what callers hand in and get
+  // back (tokens, targets, losses, logits, counts) is in host memory.
   Transformer(const ModelConfig& config, DType dtype, Mesh& mesh, std::optional<std::uint64_t> seed,
               bool train, const Device& device = {});
 

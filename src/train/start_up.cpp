@@ -1,6 +1,7 @@
 #include "train/start_up.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -25,15 +26,21 @@ std::string model_line(const ModelConfig& m) {
       m.hidden, m.moe.router.experts, m.moe.router.top_k);
 }
 
+// The fewest and the most ranks of a node.
+std::pair<std::int64_t, std::int64_t> ranks_of_nodes(const Topology& topology) {
+  std::vector<std::int64_t> ranks;
+  ranks.reserve(static_cast<std::size_t>(topology.nodes()));
+  for (int node = 0; node < topology.nodes(); ++node)
+    ranks.push_back(static_cast<std::int64_t>(topology.ranks_of(node).size()));
+  const auto [least, most] = std::minmax_element(ranks.begin(), ranks.end());
+  return {*least, *most};
+}
+
 // "2 nodes of 4 ranks", "2 nodes of 3 to 4 ranks"
 std::string nodes_text(const Topology& topology) {
-  std::vector<std::size_t> ranks_of_node;
-  ranks_of_node.reserve(static_cast<std::size_t>(topology.nodes()));
-  for (int node = 0; node < topology.nodes(); ++node) ranks_of_node.push_back(topology.ranks_of(node).size());
-  const auto [least, most] = std::minmax_element(ranks_of_node.begin(), ranks_of_node.end());
-  return fmt::format("{} of {}{}", counted(static_cast<std::int64_t>(ranks_of_node.size()), "node"),
-                     *least == *most ? "" : fmt::format("{} to ", *least),
-                     counted(static_cast<std::int64_t>(*most), "rank"));
+  const auto [least, most] = ranks_of_nodes(topology);
+  return fmt::format("{} of {}{}", counted(topology.nodes(), "node"),
+                     least == most ? "" : fmt::format("{} to ", least), counted(most, "rank"));
 }
 
 int ranks_in(const StartUpFacts& facts) { return static_cast<int>(facts.topology.node_of.size()); }
@@ -145,11 +152,8 @@ std::vector<std::string> start_up_warnings(const TrainConfig& config, const Star
   std::vector<std::string> warnings;
   if (config.checkpoint.save.empty())
     warnings.emplace_back("nothing is saved without --save DIRECTORY: the trained model is lost at the end");
-  std::size_t most = 0;  // ranks of a node
-  for (int node = 0; node < facts.topology.nodes(); ++node)
-    most = std::max(most, facts.topology.ranks_of(node).size());
-  const int ranks = static_cast<int>(most);
-  const int fitting = std::max(1, facts.cores / ranks);
+  const std::int64_t ranks = ranks_of_nodes(facts.topology).second;
+  const std::int64_t fitting = std::max<std::int64_t>(1, facts.cores / ranks);
   if (facts.cores > 0 && facts.threads > fitting && config.device.kind == Device::Kind::cpu)
     warnings.push_back(fmt::format("{} of {} share {} cores, which slows all down: set OMP_NUM_THREADS={}",
                                    counted(ranks, "rank"), counted(facts.threads, "thread"), facts.cores,

@@ -2,9 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <cmath>
-
 #include "model/initial_values/initial_values_case.h"
 #include "support/device_test.h"
 
